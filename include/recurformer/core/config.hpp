@@ -1,0 +1,55 @@
+#ifndef RECURFORMER_CORE_CONFIG_HPP
+#define RECURFORMER_CORE_CONFIG_HPP
+
+// What the compiler and the target can do, and the two configuration macros of the library:
+//   RECURFORMER_BOUNDS_CHECK  1: tensors check every index (default in debug builds), 0: they don't
+//   RECURFORMER_HOST_DEVICE   marks functions that CUDA kernels may call
+
+#ifndef RECURFORMER_BOUNDS_CHECK
+#ifdef NDEBUG
+#define RECURFORMER_BOUNDS_CHECK 0
+#else
+#define RECURFORMER_BOUNDS_CHECK 1
+#endif
+#endif
+
+#if defined(__CUDACC__)
+#define RECURFORMER_HOST_DEVICE __host__ __device__
+#else
+#define RECURFORMER_HOST_DEVICE
+#endif
+
+// Masked scores are -inf and empty rows are detected by comparing with it; -ffast-math lets the compiler
+// assume that neither exists. Refusing is better than a silently wrong softmax.
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "recurformer: -ffast-math (-ffinite-math-only) breaks masked softmax; compile this file without it"
+#endif
+
+// CPU kernels sit in an inline namespace named after the instruction set they were compiled for, so that two
+// files built with different -march flags never share one inline function.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define RECURFORMER_ISA avx512
+#define RECURFORMER_VECTOR_WIDTH 16
+#elif defined(__AVX2__) && defined(__FMA__)
+#define RECURFORMER_ISA avx2
+#define RECURFORMER_VECTOR_WIDTH 8
+#else
+#define RECURFORMER_ISA baseline
+#define RECURFORMER_VECTOR_WIDTH 4
+#endif
+
+namespace rf {
+
+/// The instruction set the CPU kernels of this translation unit were compiled for, e.g. "avx512".
+inline constexpr const char* cpu_instruction_set() {
+  if constexpr (RECURFORMER_VECTOR_WIDTH == 16)
+    return "avx512";
+  else if constexpr (RECURFORMER_VECTOR_WIDTH == 8)
+    return "avx2";
+  else
+    return "baseline";
+}
+
+}  // namespace rf
+
+#endif  // RECURFORMER_CORE_CONFIG_HPP

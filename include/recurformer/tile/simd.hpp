@@ -1,0 +1,258 @@
+#ifndef RECURFORMER_TILE_SIMD_HPP
+#define RECURFORMER_TILE_SIMD_HPP
+
+// CPU vectors: `simd::Vec` is one register of floats in the compiler's vector extension (GCC, Clang, also
+// under nvcc), `simd::width` floats wide: 16 with AVX-512, 8 with AVX2 + FMA, otherwise 4. Loads widen bf16
+// and fp16 to float, stores round them back, so that a kernel is written once for all storage types.
+//
+// The transcendental functions are branch-free; their error bounds against the exact value are tested.
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "recurformer/core/config.hpp"
+#include "recurformer/core/dtype.hpp"
+
+namespace rf::simd {
+inline namespace RECURFORMER_ISA {
+
+inline constexpr int width = RECURFORMER_VECTOR_WIDTH;
+
+using Vec = float __attribute__((vector_size(width * 4)));
+using IntVec = std::int32_t __attribute__((vector_size(width * 4)));
+using UintVec = std::uint32_t __attribute__((vector_size(width * 4)));
+using HalfVec = std::uint16_t __attribute__((vector_size(width * 2)));
+
+#define RECURFORMER_INLINE [[gnu::always_inline]] inline
+
+RECURFORMER_INLINE Vec broadcast(float x) { return Vec{} + x; }
+RECURFORMER_INLINE Vec zero() { return Vec{}; }
+
+namespace detail {
+template <class To, class From>
+RECURFORMER_INLINE To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+RECURFORMER_INLINE UintVec widen(HalfVec h) { return __builtin_convertvector(h, UintVec); }
+RECURFORMER_INLINE HalfVec narrow(UintVec u) { return __builtin_convertvector(u, HalfVec); }
+RECURFORMER_INLINE UintVec uint_broadcast(std::uint32_t x) { return UintVec{} + x; }
+RECURFORMER_INLINE UintVec uint_select(IntVec mask, UintVec a, UintVec b) {
+  const auto m = bits_as<UintVec>(mask);
+  return (a & m) | (b & ~m);
+}
+}  // namespace detail
+
+/// mask ? a : b, lane by lane; a mask lane is all ones or all zeros, as comparisons make it.
+RECURFORMER_INLINE Vec select(IntVec mask, Vec a, Vec b) { return mask ? a : b; }
+RECURFORMER_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+RECURFORMER_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
+RECURFORMER_INLINE Vec abs(Vec a) {
+  return detail::bits_as<Vec>(detail::bits_as<UintVec>(a) & detail::uint_broadcast(0x7fffffffu));
+}
+
+/// 0, 1, 2, … : lane numbers.
+RECURFORMER_INLINE IntVec iota() {
+  IntVec out;
+  for (int i = 0; i < width; ++i) out[i] = i;
+  return out;
+}
+
+/// Reads `width` consecutive elements, no alignment required.
+RECURFORMER_INLINE Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+RECURFORMER_INLINE Vec load(const bf16* p) {
+  HalfVec h;
+  std::memcpy(&h, p, sizeof h);
+  return detail::bits_as<Vec>(detail::widen(h) << 16);
+}
+RECURFORMER_INLINE Vec load(const fp16* p) {
+  HalfVec h;
+  std::memcpy(&h, p, sizeof h);
+  const UintVec u = detail::widen(h);
+  const UintVec sign = (u & detail::uint_broadcast(0x8000u)) << 16;
+  const UintVec magnitude = (u & detail::uint_broadcast(0x7fffu)) << 13;
+  const Vec finite = detail::bits_as<Vec>(magnitude) * 0x1p112f;
+  const UintVec special = magnitude | detail::uint_broadcast(0x7f800000u);
+  const IntVec is_special = magnitude >= detail::uint_broadcast(0x7c00u << 13);
+  return detail::bits_as<Vec>(detail::uint_select(is_special, special, detail::bits_as<UintVec>(finite)) |
+                              sign);
+}
+
+/// Writes `width` consecutive elements, rounding to nearest even where T is narrower than float.
+RECURFORMER_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+RECURFORMER_INLINE void store(bf16* p, Vec v) {
+  const auto u = detail::bits_as<UintVec>(v);
+  const UintVec rounded =
+      (u + detail::uint_broadcast(0x7fffu) + ((u >> 16) & detail::uint_broadcast(1u))) >> 16;
+  const UintVec quiet = (u >> 16) | detail::uint_broadcast(0x40u);
+  const HalfVec h = detail::narrow(detail::uint_select(v != v, quiet, rounded));
+  std::memcpy(static_cast<void*>(p), &h, sizeof h);
+}
+RECURFORMER_INLINE void store(fp16* p, Vec v) {
+  using detail::uint_broadcast;
+  const auto u = detail::bits_as<UintVec>(v);
+  const UintVec sign = (u >> 16) & uint_broadcast(0x8000u);
+  const UintVec magnitude = u & uint_broadcast(0x7fffffffu);
+  const UintVec normal = (magnitude - uint_broadcast(0x38000000u) + uint_broadcast(0xfffu) +
+                          ((magnitude >> 13) & uint_broadcast(1u))) >>
+                         13;
+  const UintVec tiny =
+      detail::bits_as<UintVec>(detail::bits_as<Vec>(magnitude) + 0.5f) - uint_broadcast(0x3f000000u);
+  const UintVec nan = uint_broadcast(0x7e00u) | ((magnitude >> 13) & uint_broadcast(0x3ffu));
+  UintVec out = detail::uint_select(magnitude < uint_broadcast(0x38800000u), tiny, normal);
+  out = detail::uint_select(magnitude >= uint_broadcast(0x477ff000u), uint_broadcast(0x7c00u), out);
+  out = detail::uint_select(v != v, nan, out);
+  const HalfVec h = detail::narrow(out | sign);
+  std::memcpy(static_cast<void*>(p), &h, sizeof h);
+}
+
+/// Reads the first n < width elements and fills the other lanes with `fill`; touches no memory beyond them.
+template <class T>
+RECURFORMER_INLINE Vec load_partial(const T* p, int n, float fill = 0.0f) {
+  Vec v = broadcast(fill);
+  for (int i = 0; i < n; ++i) v[i] = convert<float>(p[i]);
+  return v;
+}
+/// Writes the first n < width lanes only.
+template <class T>
+RECURFORMER_INLINE void store_partial(T* p, Vec v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = convert<T>(float(v[i]));
+}
+
+/// Calls f(i, n) for i = 0, width, 2·width, … below count, n lanes each; n < width only in the last call.
+template <class F>
+RECURFORMER_INLINE void for_lanes(std::int64_t count, F f) {
+  std::int64_t i = 0;
+  for (; i + width <= count; i += width) f(i, std::integral_constant<int, width>{});
+  if (i < count) f(i, static_cast<int>(count - i));
+}
+/// load / store of n lanes as for_lanes hands them out.
+template <class T, class N>
+RECURFORMER_INLINE Vec load_n(const T* p, N n, float fill = 0.0f) {
+  if constexpr (std::is_same_v<N, std::integral_constant<int, width>>)
+    return load(p);
+  else
+    return load_partial(p, n, fill);
+}
+template <class T, class N>
+RECURFORMER_INLINE void store_n(T* p, Vec v, N n) {
+  if constexpr (std::is_same_v<N, std::integral_constant<int, width>>)
+    store(p, v);
+  else
+    store_partial(p, v, n);
+}
+
+/// Sum of the lanes, in a fixed (pairwise) order.
+RECURFORMER_INLINE float reduce_add(Vec v) {
+  float lane[width];
+  std::memcpy(lane, &v, sizeof lane);
+  for (int step = width / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
+  return lane[0];
+}
+/// Largest lane.
+RECURFORMER_INLINE float reduce_max(Vec v) {
+  float lane[width];
+  std::memcpy(lane, &v, sizeof lane);
+  for (int step = width / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) lane[i] = lane[i] > lane[i + step] ? lane[i] : lane[i + step];
+  return lane[0];
+}
+
+/// 2^x; exactly 0 below -126, infinity from 128. Relative error <= 3e-7 (degree-6 polynomial on [-1/2, 1/2],
+/// the exponent rounded by adding 1.5·2^23).
+RECURFORMER_INLINE Vec exp2(Vec x) {
+  const Vec clamped = max(min(x, broadcast(128.0f)), broadcast(-127.0f));
+  const Vec shifted = clamped + 12582912.0f;
+  const Vec whole = shifted - 12582912.0f;
+  const Vec f = clamped - whole;  // in [-1/2, 1/2]
+  Vec y = broadcast(1.535336188319500e-4f);
+  y = y * f + 1.339887440266574e-3f;
+  y = y * f + 9.618437357674640e-3f;
+  y = y * f + 5.550332471162809e-2f;
+  y = y * f + 2.402264791363012e-1f;
+  y = y * f + 6.931472028550421e-1f;
+  y = y * f + 1.0f;
+  const UintVec exponent = detail::bits_as<UintVec>(shifted) << 23;
+  Vec r = detail::bits_as<Vec>(detail::bits_as<UintVec>(y) + exponent);
+  r = select(x < -126.0f, zero(), r);
+  r = select(x >= 128.0f, broadcast(std::numeric_limits<float>::infinity()), r);
+  return select(x != x, x, r);
+}
+
+/// e^x: exp2 of x·log2(e) in two parts, so that the product's rounding error does not grow with |x|.
+RECURFORMER_INLINE Vec exp(Vec x) {
+  const Vec clamped = max(min(x, broadcast(89.0f)), broadcast(-88.0f));
+  const Vec whole = (clamped * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
+  // Cody-Waite: ln 2 in a part with trailing zeros and a remainder
+  Vec r = clamped - whole * 0.693359375f;
+  r = r - whole * -2.12194440e-4f;
+  Vec y = broadcast(1.9875691500e-4f);  // Cephes expf
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + r + 1.0f;
+  const UintVec exponent = detail::bits_as<UintVec>(__builtin_convertvector(whole, IntVec)) << 23;
+  Vec out = detail::bits_as<Vec>(detail::bits_as<UintVec>(y) + exponent);
+  out = select(x < -87.33f, zero(), out);
+  out = select(x > 88.72f, broadcast(std::numeric_limits<float>::infinity()), out);
+  return select(x != x, x, out);
+}
+
+/// Natural logarithm of x > 0 (Cephes logf); -inf at 0, NaN below.
+RECURFORMER_INLINE Vec log(Vec x) {
+  const auto u = detail::bits_as<UintVec>(x);
+  IntVec e = detail::bits_as<IntVec>(u >> 23) - 126;
+  Vec m =
+      detail::bits_as<Vec>((u & detail::uint_broadcast(0x007fffffu)) | detail::uint_broadcast(0x3f000000u));
+  const IntVec low = m < 0.707106781186547524f;
+  e = e + low;  // a true lane is -1
+  m = select(low, m + m, m) - 1.0f;
+  const Vec z = m * m;
+  Vec y = broadcast(7.0376836292e-2f);
+  y = y * m - 1.1514610310e-1f;
+  y = y * m + 1.1676998740e-1f;
+  y = y * m - 1.2420140846e-1f;
+  y = y * m + 1.4249322787e-1f;
+  y = y * m - 1.6668057665e-1f;
+  y = y * m + 2.0000714765e-1f;
+  y = y * m - 2.4999993993e-1f;
+  y = y * m + 3.3333331174e-1f;
+  y = y * m * z;
+  const Vec fe = __builtin_convertvector(e, Vec);
+  y = y + fe * -2.12194440e-4f - 0.5f * z;
+  Vec out = m + y + fe * 0.693359375f;
+  out = select(x == 0.0f, broadcast(-std::numeric_limits<float>::infinity()), out);
+  out = select(x < 0.0f, broadcast(std::numeric_limits<float>::quiet_NaN()), out);
+  out = select(x == std::numeric_limits<float>::infinity(), x, out);
+  return select(x != x, x, out);
+}
+
+/// 1 / (1 + e^-x).
+RECURFORMER_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+/// x · sigmoid(x); 0 at -infinity's side.
+RECURFORMER_INLINE Vec silu(Vec x) { return x * sigmoid(x); }
+/// log(1 + e^x) without overflow: max(x, 0) + log1p(e^-|x|), log1p(t) = log(1+t)·t/((1+t)-1) for small t.
+RECURFORMER_INLINE Vec softplus(Vec x) {
+  const Vec t = exp(-abs(x));
+  const Vec one_plus = 1.0f + t;
+  const Vec difference = one_plus - 1.0f;
+  const Vec log1p = select(difference == 0.0f, t, log(one_plus) * (t / difference));
+  return max(x, zero()) + log1p;
+}
+
+}  // namespace RECURFORMER_ISA
+}  // namespace rf::simd
+
+#endif  // RECURFORMER_TILE_SIMD_HPP
