@@ -1,0 +1,66 @@
+#ifndef RECURFORMER_SPEC_LAYER_SHAPE_HPP
+#define RECURFORMER_SPEC_LAYER_SHAPE_HPP
+
+#include <array>
+
+#include "recurformer/core/error.hpp"
+
+namespace rf {
+
+/// Head widths that the kernels are written for.
+inline constexpr std::array<int, 7> supported_d_head = {16, 32, 64, 80, 96, 128, 256};
+
+/// True if kernels exist for heads of this width.
+constexpr bool is_supported_d_head(int d_head) {
+  for (const int width : supported_d_head)
+    if (width == d_head) return true;
+  return false;
+}
+
+/// What a mixer needs to know of its layer: everything is per KV group.
+struct HeadShape {
+  int d_model = 0;            ///< width of the layer's input
+  int d_head = 0;             ///< width of one head
+  int queries_per_group = 1;  ///< query heads that share one key/value head
+  double rope_base = 10000.0;
+
+  /// Columns of the head outputs that one group owns.
+  constexpr int group_width() const { return queries_per_group * d_head; }
+};
+
+/// The sizes of one layer (Llama family block).
+struct LayerShape {
+  int d_model = 0;            ///< residual stream
+  int d_head = 0;             ///< one of supported_d_head
+  int kv_groups = 0;          ///< key/value heads before any head was replaced
+  int queries_per_group = 1;  ///< GQA: query heads per key/value head; 1 is MHA
+  int d_ff = 0;               ///< MLP; 0 for a layer without one
+  double norm_epsilon = 1e-5;
+  double rope_base = 10000.0;
+
+  constexpr int heads() const { return kv_groups * queries_per_group; }
+  /// Width of the concatenated head outputs, the input of W_O.
+  constexpr int heads_width() const { return heads() * d_head; }
+  constexpr HeadShape head_shape() const {
+    return {
+        .d_model = d_model, .d_head = d_head, .queries_per_group = queries_per_group, .rope_base = rope_base};
+  }
+  friend constexpr bool operator==(const LayerShape&, const LayerShape&) = default;
+};
+
+/// Throws ArgumentError, naming the field, unless the shape can be computed with.
+inline void validate(const LayerShape& shape) {
+  check(shape.d_model >= 1, "d_model is ", shape.d_model, "; it must be at least 1");
+  check(is_supported_d_head(shape.d_head), "d_head is ", shape.d_head,
+        "; kernels exist for 16, 32, 64, 80, 96, 128 and 256");
+  check(shape.kv_groups >= 1, "kv_groups is ", shape.kv_groups, "; it must be at least 1");
+  check(shape.queries_per_group >= 1, "queries_per_group is ", shape.queries_per_group,
+        "; it must be at least 1");
+  check(shape.d_ff >= 0, "d_ff is ", shape.d_ff, "; it must be positive, or 0 for a layer without an MLP");
+  check(shape.norm_epsilon > 0, "norm_epsilon is ", shape.norm_epsilon, "; it must be positive");
+  check(shape.rope_base > 1, "rope_base is ", shape.rope_base, "; it must be larger than 1");
+}
+
+}  // namespace rf
+
+#endif  // RECURFORMER_SPEC_LAYER_SHAPE_HPP

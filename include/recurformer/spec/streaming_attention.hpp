@@ -1,0 +1,48 @@
+#ifndef RECURFORMER_SPEC_STREAMING_ATTENTION_HPP
+#define RECURFORMER_SPEC_STREAMING_ATTENTION_HPP
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+#include "recurformer/spec/attention.hpp"
+
+namespace rf {
+
+/// Attention restricted to the first `sink` and the last `window` tokens, the current one included, with keys
+/// rotated at absolute positions (StreamingLLM, arXiv 2309.17453; DuoAttention, arXiv 2410.10819). Constant
+/// cache, the same weights as Attention: the baseline that replaces heads without training.
+template <AttentionPolicy Policy = AttentionPolicy{}>
+struct StreamingAttention {
+  static constexpr std::string_view name = "streaming";
+  static constexpr std::string_view module = "self_attn";
+  static constexpr AttentionPolicy policy = Policy;
+  static constexpr std::array<std::string_view, 2> option_names = {"sink", "window"};
+
+  std::int64_t sink = 4;      ///< >= 0
+  std::int64_t window = 256;  ///< >= 1
+
+  constexpr std::int64_t& option(std::size_t index) { return index == 0 ? sink : window; }
+  constexpr std::int64_t option(std::size_t index) const { return index == 0 ? sink : window; }
+
+  constexpr auto parameters(const HeadShape& shape) const {
+    return detail::attention_parameters<Policy>(shape);
+  }
+
+  constexpr std::array<CacheField, 2> cache_fields(const HeadShape& shape) const {
+    return {CacheField{.name = "key",
+                       .kind = FieldKind::ring,
+                       .slice = slice_of(shape.d_head),
+                       .sink = sink,
+                       .window = window},
+            CacheField{.name = "value",
+                       .kind = FieldKind::ring,
+                       .slice = slice_of(shape.d_head),
+                       .sink = sink,
+                       .window = window}};
+  }
+};
+
+}  // namespace rf
+
+#endif  // RECURFORMER_SPEC_STREAMING_ATTENTION_HPP
