@@ -9,18 +9,26 @@
 
 namespace rf {
 
+/// Which past tokens a streaming head sees.
+struct StreamingWindow {
+  std::int64_t sink = 4;      ///< first tokens of the sequence, >= 0
+  std::int64_t window = 256;  ///< latest tokens, the current one included, >= 1
+  friend constexpr bool operator==(const StreamingWindow&, const StreamingWindow&) = default;
+};
+
 /// Attention restricted to the first `sink` and the last `window` tokens, the current one included, with keys
 /// rotated at absolute positions (StreamingLLM, arXiv 2309.17453; DuoAttention, arXiv 2410.10819). Constant
-/// cache, the same weights as Attention: the baseline that replaces heads without training.
-template <AttentionPolicy Policy = AttentionPolicy{}>
+/// cache, the same weights as Attention: the baseline that replaces heads without training. The template
+/// parameter gives the default of the two members, which a plan may set at run time.
+template <StreamingWindow Default = StreamingWindow{}, AttentionPolicy Policy = AttentionPolicy{}>
 struct StreamingAttention {
   static constexpr std::string_view name = "streaming";
   static constexpr std::string_view module = "self_attn";
   static constexpr AttentionPolicy policy = Policy;
   static constexpr std::array<std::string_view, 2> option_names = {"sink", "window"};
 
-  std::int64_t sink = 4;      ///< >= 0
-  std::int64_t window = 256;  ///< >= 1
+  std::int64_t sink = Default.sink;
+  std::int64_t window = Default.window;
 
   constexpr std::int64_t& option(std::size_t index) { return index == 0 ? sink : window; }
   constexpr std::int64_t option(std::size_t index) const { return index == 0 ? sink : window; }

@@ -1,0 +1,89 @@
+#ifndef RECURFORMER_SPEC_LAYER_SPEC_HPP
+#define RECURFORMER_SPEC_LAYER_SPEC_HPP
+
+// A layer spec is a type that says, KV group by KV group, which mixer and which precision:
+//
+//   struct MyLayer {
+//     static constexpr rf::LayerShape shape{.d_model = 896, .d_head = 64, .kv_groups = 14, .d_ff = 4864};
+//     using Precision = rf::Bf16;                          // norms, W_O, MLP
+//     using Runs = rf::Runs<rf::Run<4, rf::Attention<>, rf::Bf16>, rf::Run<10, rf::Mamba<>, rf::Bf16>>;
+//     static constexpr std::array order{3, 7, 8, 12, 0, 1, …};   // optional: the KV groups of the first run,
+//     then …
+//   };
+
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include "recurformer/spec/layer_shape.hpp"
+#include "recurformer/spec/run.hpp"
+
+namespace rf {
+
+template <class S>
+concept HasLayerShape = requires {
+  { S::shape } -> std::convertible_to<LayerShape>;
+};
+template <class S>
+concept HasPrecision = requires {
+  typename S::Precision;
+};
+template <class S>
+concept HasRuns = requires {
+  typename S::Runs;
+  S::Runs::static_groups;
+};
+template <class S>
+concept HasOrder = requires {
+  S::order.size();
+};
+
+namespace detail {
+
+template <class S>
+constexpr bool order_is_permutation() {
+  if constexpr (HasOrder<S>) {
+    if (static_cast<int>(S::order.size()) != S::shape.kv_groups) return false;
+    for (int group = 0; group < S::shape.kv_groups; ++group) {
+      int found = 0;
+      for (const int other : S::order) found += other == group ? 1 : 0;
+      if (found != 1) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace detail
+
+/// Stops compilation with the rule that is broken. Instantiated by everything that takes a layer spec.
+template <class S>
+struct CheckedLayerSpec {
+  static_assert(HasLayerShape<S>,
+                "recurformer: a layer spec needs `static constexpr rf::LayerShape shape{...}`");
+  static_assert(HasPrecision<S> && Precision<typename S::Precision>,
+                "recurformer: a layer spec needs `using Precision = rf::Bf16` (or another precision)");
+  static_assert(HasRuns<S>, "recurformer: a layer spec needs `using Runs = rf::Runs<rf::Run<...>, ...>`");
+  static_assert(
+      is_supported_d_head(S::shape.d_head),
+      "recurformer: d_head must be one of 16, 32, 64, 80, 96, 128, 256; kernels exist for no other");
+  static_assert(S::shape.d_model >= 1, "recurformer: d_model must be at least 1");
+  static_assert(S::shape.kv_groups >= 1, "recurformer: kv_groups must be at least 1");
+  static_assert(S::shape.queries_per_group >= 1,
+                "recurformer: queries_per_group must be at least 1 (1 is MHA)");
+  static_assert(S::shape.d_ff >= 0, "recurformer: d_ff must be positive, or 0 for a layer without an MLP");
+  static_assert(
+      !S::Runs::is_static || S::Runs::static_groups == S::shape.kv_groups,
+      "recurformer: the runs' KV groups must add up to shape.kv_groups; change a run's count or the shape");
+  static_assert(S::Runs::is_static || S::Runs::static_groups <= S::shape.kv_groups,
+                "recurformer: the static runs have more KV groups than shape.kv_groups");
+  static_assert(detail::order_is_permutation<S>(),
+                "recurformer: order must name every KV group from 0 to kv_groups - 1 exactly once");
+  static constexpr bool value = true;
+};
+
+template <class S>
+concept LayerSpec = CheckedLayerSpec<S>::value;
+
+}  // namespace rf
+
+#endif  // RECURFORMER_SPEC_LAYER_SPEC_HPP
