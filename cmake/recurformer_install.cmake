@@ -1,0 +1,22 @@
+# Installs the headers and a package, so that find_package(recurformer) works. Two export sets, because
+# recurformer::checkpoint may be missing on either side.
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+set(package_dir "${CMAKE_INSTALL_DATADIR}/cmake/recurformer")
+
+install(DIRECTORY include/recurformer TYPE INCLUDE)
+install(TARGETS recurformer EXPORT recurformer_targets)
+install(EXPORT recurformer_targets NAMESPACE recurformer:: DESTINATION "${package_dir}")
+if(TARGET recurformer_checkpoint)
+  install(TARGETS recurformer_checkpoint EXPORT recurformer_checkpoint_targets)
+  install(EXPORT recurformer_checkpoint_targets NAMESPACE recurformer:: DESTINATION "${package_dir}")
+endif()
+
+configure_package_config_file(cmake/recurformer-config.cmake.in recurformer-config.cmake
+                              INSTALL_DESTINATION "${package_dir}")
+# Before 1.0 every minor version may change the interface.
+write_basic_package_version_file(recurformer-config-version.cmake COMPATIBILITY SameMinorVersion
+                                 ARCH_INDEPENDENT)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/recurformer-config.cmake"
+              "${CMAKE_CURRENT_BINARY_DIR}/recurformer-config-version.cmake" DESTINATION "${package_dir}")
+install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

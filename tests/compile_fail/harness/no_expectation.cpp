@@ -1,0 +1,3 @@
+#include "recurformer/core/dtype.hpp"
+
+constexpr auto dtype = rf::dtype_of<long double>;

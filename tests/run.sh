@@ -1,0 +1,32 @@
+#!/bin/bash
+# Sets up a Debian machine and passes all tests: the release build with everything, then the unit tests under
+# AddressSanitizer and UndefinedBehaviorSanitizer. With --full also everything as compiled by Clang.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+full=false
+case "${1-}" in
+  "") ;;
+  --full) full=true ;;
+  *)
+    echo "usage: tests/run.sh [--full]" >&2
+    exit 2
+    ;;
+esac
+
+. cmake/packages.sh
+require_packages g++ clang cmake ninja-build doctest-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev
+
+cmake --preset release -DRECURFORMER_WERROR=ON
+cmake --build --preset release
+ctest --preset release --parallel "$(nproc)"
+
+cmake --preset asan -DRECURFORMER_WERROR=ON
+cmake --build --preset asan --target unit_tests
+ctest --preset asan --label-regex unit
+
+if $full; then
+  cmake --preset clang -DRECURFORMER_WERROR=ON
+  cmake --build --preset clang
+  ctest --preset clang --parallel "$(nproc)"
+fi
