@@ -1,0 +1,156 @@
+#ifndef RECURFORMER_CPU_GEMM_KERNEL_HPP
+#define RECURFORMER_CPU_GEMM_KERNEL_HPP
+
+// The innermost loops of every matrix product on the CPU: a tile of C, `tile_rows` x `panel_width`, lives in
+// registers while one block of the summed dimension passes by.
+//
+//   C[i][j] = initial[i][j] + sum over k < depth of A[i][k] * B[k][j]
+//
+//   A  float, row-major (element i, k at a[i * stride + k]) or a packed panel (a[k * tile_rows + i])
+//   B  a packed panel: row k holds V * width consecutive elements of float, bf16 or fp16
+//   C  float, rows `c_stride` apart
+//
+// Every element of C is computed by the same chain of fused multiply-adds whatever the number of rows and
+// columns of the tile it falls into, and whether B is stored as float or widened while it is read. Everything
+// built on these kernels inherits that: a row's result does not depend on the rows computed beside it.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "recurformer/core/config.hpp"
+#include "recurformer/core/dtype.hpp"
+#include "recurformer/tile/simd.hpp"
+
+namespace rf::cpu {
+inline namespace RECURFORMER_ISA {
+
+// 24 of 32 registers hold C with AVX-512, 12 of 16 otherwise. 8 x 48 and 6 x 64 measured alike; 8 divides the
+// usual numbers of rows and lets one pass over the weights serve eight rows in decoding.
+inline constexpr int tile_rows = simd::width == 16 ? 8 : 6;
+inline constexpr int tile_vectors = simd::width == 16 ? 3 : 2;
+inline constexpr int panel_width = tile_vectors * simd::width;
+
+/// Sums run over blocks of this many k: products inside a block are added up in registers, then blocks are
+/// added to C in order. It is part of the definition of the result, not a tuning knob of one call.
+inline constexpr std::int64_t depth_block = 256;
+
+namespace detail {
+
+/// Where a tile's result starts from: null for 0, C itself to accumulate, or a bias row with stride 0.
+struct TileStart {
+  const float* data = nullptr;
+  std::int64_t stride = 0;
+};
+
+/// Element (i, k) of a row-major operand.
+struct RowMajorA {
+  const float* data;
+  std::int64_t stride;
+  [[gnu::always_inline]] float at(int i, std::int64_t k) const { return data[i * stride + k]; }
+};
+
+/// Element (i, k) of a panel packed by pack_rows().
+struct PanelA {
+  const float* data;
+  [[gnu::always_inline]] float at(int i, std::int64_t k) const { return data[k * tile_rows + i]; }
+};
+
+/// The columns that exist in a tile whose panel was padded to whole vectors; `tile` rows are panel_width
+/// long.
+[[gnu::noinline]] inline void store_ragged_tile(const float* tile, int rows, std::int64_t columns,
+                                                TileStart start, float* c, std::int64_t c_stride) {
+  for (int i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < columns; ++j) {
+      const float sum = tile[i * panel_width + j];
+      c[i * c_stride + j] = start.data != nullptr ? start.data[i * start.stride + j] + sum : sum;
+    }
+}
+
+/// One tile of R rows and V vectors. `rows` <= R of them and `columns` <= V * width exist in C.
+template <int R, int V, class A, class TB>
+[[gnu::noinline]] void tile_kernel(std::int64_t depth, A a, const TB* b, TileStart start, float* c,
+                                   std::int64_t c_stride, int rows, std::int64_t columns) {
+  using simd::Vec;
+  Vec acc[R][V];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < V; ++j) acc[i][j] = simd::zero();
+  for (std::int64_t k = 0; k < depth; ++k) {
+    Vec y[V];
+#pragma GCC unroll 16
+    for (int j = 0; j < V; ++j) y[j] = simd::load(b + (k * V + j) * simd::width);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const Vec x = simd::broadcast(a.at(i, k));
+#pragma GCC unroll 16
+      for (int j = 0; j < V; ++j) acc[i][j] += x * y[j];
+    }
+  }
+  if (rows < R || columns < V * simd::width) {
+    alignas(64) float tile[R * panel_width];
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < V; ++j) simd::store(tile + i * panel_width + j * simd::width, acc[i][j]);
+    store_ragged_tile(tile, rows, columns, start, c, c_stride);
+    return;
+  }
+  if (start.data != nullptr) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < V; ++j)
+        acc[i][j] = simd::load(start.data + i * start.stride + j * simd::width) + acc[i][j];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < V; ++j) simd::store(c + i * c_stride + j * simd::width, acc[i][j]);
+}
+
+template <class A, class TB>
+using TileKernel = void (*)(std::int64_t, A, const TB*, TileStart, float*, std::int64_t, int, std::int64_t);
+
+/// Kernels for 1 .. tile_rows rows of one panel with V vectors.
+template <int V, class A, class TB, int... I>
+constexpr std::array<TileKernel<A, TB>, sizeof...(I)> tile_kernels(std::integer_sequence<int, I...>) {
+  return {&tile_kernel<I + 1, V, A, TB>...};
+}
+
+/// The kernel for `rows` rows, 1 <= rows <= tile_rows, of a panel with `vectors` vectors. Packed panels of A
+/// are padded to tile_rows, so one kernel serves them.
+template <class A, class TB>
+TileKernel<A, TB> pick_tile_kernel(int rows, int vectors) {
+  using AllRows = std::make_integer_sequence<int, tile_rows>;
+  if constexpr (std::is_same_v<A, PanelA>) {
+    return vectors == 1   ? &tile_kernel<tile_rows, 1, A, TB>
+           : vectors == 2 ? &tile_kernel<tile_rows, 2, A, TB>
+                          : &tile_kernel<tile_rows, tile_vectors, A, TB>;
+  } else {
+    static constexpr std::array<std::array<TileKernel<A, TB>, tile_rows>, 3> kernels = {
+        tile_kernels<1, A, TB>(AllRows{}), tile_kernels<2, A, TB>(AllRows{}),
+        tile_kernels<tile_vectors, A, TB>(AllRows{})};
+    return kernels[static_cast<std::size_t>(vectors - 1)][static_cast<std::size_t>(rows - 1)];
+  }
+}
+
+/// Vectors of the panel that starts at column `first` of a matrix with `columns` columns.
+inline int panel_vectors(std::int64_t first, std::int64_t columns) {
+  const std::int64_t left = columns - first;
+  return left >= panel_width ? tile_vectors : static_cast<int>((left + simd::width - 1) / simd::width);
+}
+
+/// Columns of a packed matrix once the last panel is padded to whole vectors.
+inline std::int64_t padded_columns(std::int64_t columns) {
+  return (columns + simd::width - 1) / simd::width * simd::width;
+}
+
+}  // namespace detail
+}  // namespace RECURFORMER_ISA
+}  // namespace rf::cpu
+
+#endif  // RECURFORMER_CPU_GEMM_KERNEL_HPP
