@@ -1,0 +1,141 @@
+#ifndef RECURFORMER_REFERENCE_ATTENTION_HPP
+#define RECURFORMER_REFERENCE_ATTENTION_HPP
+
+// Softmax attention in double, one query at a time:
+//
+//   w_j = exp(q_i · k_j / √d_head) / Σ_j' …  over the visible j,   out_i = Σ_j w_j v_j
+//
+// Key j is visible to query i iff j <= i and (j < sink or i - j < window); Attention sees everything before
+// it. q and k are rotated by RoPE at their absolute positions. Projected columns of one group:
+// q (queries · d_head) | k (d_head) | v (d_head).
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "recurformer/reference/mixer_reference.hpp"
+#include "recurformer/spec/attention.hpp"
+#include "recurformer/spec/streaming_attention.hpp"
+
+namespace rf::reference {
+
+/// Which keys a query may look at.
+struct AttentionMask {
+  std::int64_t sink = 0;
+  std::int64_t window = std::numeric_limits<std::int64_t>::max();
+
+  bool visible(std::int64_t query, std::int64_t key) const {
+    return key <= query && (key < sink || query - key < window);
+  }
+};
+
+/// Turns x (d_head) to `position`, pairing x[i] with x[i + d_head/2].
+inline void rotate(double* x, int d_head, double base, std::int64_t position) {
+  const int half = d_head / 2;
+  for (int i = 0; i < half; ++i) {
+    const double angle =
+        static_cast<double>(position) * std::pow(base, -static_cast<double>(i) / static_cast<double>(half));
+    const double low = x[i], high = x[i + half];
+    x[i] = low * std::cos(angle) - high * std::sin(angle);
+    x[i + half] = high * std::cos(angle) + low * std::sin(angle);
+  }
+}
+
+/// The attention of one query: a weight for every key, and the log-sum-exp of the scaled scores.
+struct AttentionRow {
+  std::vector<double> weights;  ///< one per key; exactly 0 where masked
+  double log_sum_exp = -std::numeric_limits<double>::infinity();
+};
+
+/// keys: (count, d_head), rotated as the query is; the query's position is `position`.
+inline AttentionRow attention_row(const double* query, const double* keys, std::int64_t count, int d_head,
+                                  const AttentionMask& mask, std::int64_t position) {
+  AttentionRow row;
+  row.weights.assign(static_cast<std::size_t>(count), 0.0);
+  double largest = -std::numeric_limits<double>::infinity();
+  const double scale = 1.0 / std::sqrt(static_cast<double>(d_head));
+  for (std::int64_t j = 0; j < count; ++j) {
+    if (!mask.visible(position, j)) continue;
+    double score = 0;
+    for (int d = 0; d < d_head; ++d) score += query[d] * keys[j * d_head + d];
+    row.weights[static_cast<std::size_t>(j)] = score * scale;
+    largest = std::fmax(largest, score * scale);
+  }
+  double sum = 0;
+  for (std::int64_t j = 0; j < count; ++j) {
+    double& weight = row.weights[static_cast<std::size_t>(j)];
+    if (mask.visible(position, j)) sum += weight = std::exp(weight - largest);
+  }
+  if (sum > 0) {
+    for (double& weight : row.weights) weight /= sum;
+    row.log_sum_exp = largest + std::log(sum);
+  }
+  return row;
+}
+
+/// What one group remembers between calls.
+struct AttentionState {
+  std::vector<double> keys, values;   ///< (position, d_head), keys rotated
+  double (*round)(double) = nullptr;  ///< what storing in the cache does to a number; null: nothing
+};
+
+/// Both mixers: they differ in the mask only.
+inline void attention_forward(const AttentionMask& mask, const HeadShape& shape, const GroupArguments& a,
+                              AttentionState& state) {
+  const int d_head = shape.d_head, queries = shape.queries_per_group;
+  const std::int64_t width = (queries + 2) * d_head;
+  std::vector<double> query(static_cast<std::size_t>(d_head));
+  for (std::int64_t t = 0; t < a.rows; ++t) {
+    const std::int64_t position = a.position + t;
+    const double* row = a.projected + t * width;
+    const double* key = row + queries * d_head;
+    state.keys.insert(state.keys.end(), key, key + d_head);
+    state.values.insert(state.values.end(), key + d_head, key + 2 * d_head);
+    double* new_key = state.keys.data() + position * d_head;
+    double* new_value = state.values.data() + position * d_head;
+    rotate(new_key, d_head, shape.rope_base, position);
+    if (state.round)
+      for (int d = 0; d < d_head; ++d) {
+        new_key[d] = state.round(new_key[d]);
+        new_value[d] = state.round(new_value[d]);
+      }
+    for (int h = 0; h < queries; ++h) {
+      query.assign(row + h * d_head, row + (h + 1) * d_head);
+      rotate(query.data(), d_head, shape.rope_base, position);
+      const AttentionRow weights =
+          attention_row(query.data(), state.keys.data(), position + 1, d_head, mask, position);
+      double* out = a.out + (t * queries + h) * d_head;
+      for (int d = 0; d < d_head; ++d) out[d] = 0;
+      for (std::int64_t j = 0; j <= position; ++j) {
+        const double weight = weights.weights[static_cast<std::size_t>(j)];
+        if (!mask.visible(position, j)) continue;
+        for (int d = 0; d < d_head; ++d)
+          out[d] += weight * state.values[static_cast<std::size_t>(j * d_head + d)];
+      }
+    }
+  }
+}
+
+template <AttentionPolicy Policy>
+struct MixerReference<Attention<Policy>> {
+  using State = AttentionState;
+  static void forward(const Attention<Policy>&, const HeadShape& shape, const GroupArguments& arguments,
+                      State& state) {
+    attention_forward(AttentionMask{}, shape, arguments, state);
+  }
+};
+
+template <StreamingWindow Default, AttentionPolicy Policy>
+struct MixerReference<StreamingAttention<Default, Policy>> {
+  using State = AttentionState;
+  static void forward(const StreamingAttention<Default, Policy>& mixer, const HeadShape& shape,
+                      const GroupArguments& arguments, State& state) {
+    attention_forward({.sink = mixer.sink, .window = mixer.window}, shape, arguments, state);
+  }
+};
+
+}  // namespace rf::reference
+
+#endif  // RECURFORMER_REFERENCE_ATTENTION_HPP
