@@ -19,16 +19,15 @@ namespace rf::detail {
 
 inline bool is_control_character(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
 
-/// `text` in single quotes for a message: control characters as \x1b, at most 100 bytes, then "...".
-inline std::string printable(std::string_view text) {
-  constexpr std::size_t limit = 100;
+/// `text` for a message: control characters as \x1b, at most `limit` bytes, then "...".
+inline std::string one_line(std::string_view text, std::size_t limit) {
   constexpr std::string_view digits = "0123456789abcdef";
   std::size_t length = text.size();
   if (length > limit) {
     length = limit;  // not in the middle of a UTF-8 sequence
     while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xc0u) == 0x80u) --length;
   }
-  std::string out = "'";
+  std::string out;
   for (const char c : text.substr(0, length)) {
     if (is_control_character(c)) {
       const auto code = static_cast<unsigned char>(c);
@@ -39,9 +38,12 @@ inline std::string printable(std::string_view text) {
       out += c;
     }
   }
-  out += length < text.size() ? "'..." : "'";
+  if (length < text.size()) out += "...";
   return out;
 }
+
+/// A name or value from a file in single quotes.
+inline std::string printable(std::string_view text) { return "'" + one_line(text, 100) + "'"; }
 
 /// "[2, 3]"; of long shapes the first eight sizes.
 inline std::string shape_text(std::span<const std::int64_t> shape) {
