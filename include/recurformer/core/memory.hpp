@@ -1,0 +1,102 @@
+#ifndef RECURFORMER_CORE_MEMORY_HPP
+#define RECURFORMER_CORE_MEMORY_HPP
+
+// Where tensors live. A memory space is a tag type that names its kind of memory resource; a backend adds one
+// by defining such a tag and, beside it, copy_bytes overloads between it and the host:
+//   struct HostSpace {
+//     using Resource = …;                           // allocate / deallocate, see MemoryResource
+//     static constexpr bool host_accessible = …;    // may the host dereference its pointers?
+//     static Resource* default_memory();
+//     static void zero(void* to, std::size_t bytes);
+//   };
+//   void copy_bytes(HostSpace, void* to, HostSpace, const void* from, std::size_t bytes);
+
+#include <atomic>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory_resource>
+
+namespace rf {
+
+/// Something that hands out memory: std::pmr::memory_resource, or a backend's own with the same two calls.
+/// allocate throws when there is none left.
+template <class R>
+concept MemoryResource = requires(R& resource, void* pointer, std::size_t bytes, std::size_t alignment) {
+  { resource.allocate(bytes, alignment) } -> std::same_as<void*>;
+  resource.deallocate(pointer, bytes, alignment);
+};
+
+/// A kind of memory, as described at the top of this file.
+template <class S>
+concept MemorySpace = MemoryResource<typename S::Resource> &&
+    requires(S space, void* to, const void* from, std::size_t bytes) {
+  { S::host_accessible } -> std::convertible_to<bool>;
+  { S::default_memory() } -> std::same_as<typename S::Resource*>;
+  S::zero(to, bytes);
+  copy_bytes(space, to, space, from, bytes);
+};
+
+/// Alignment of every tensor's first element in bytes: a cache line, and the widest CPU vector.
+inline constexpr std::size_t tensor_alignment = 64;
+
+/// The resource that host tensors use unless they are given one: std::pmr's default resource.
+inline std::pmr::memory_resource* default_memory() { return std::pmr::get_default_resource(); }
+
+/// Ordinary memory of this process.
+struct HostSpace {
+  using Resource = std::pmr::memory_resource;
+  static constexpr bool host_accessible = true;
+  static Resource* default_memory() { return rf::default_memory(); }
+  static void zero(void* to, std::size_t bytes) {
+    if (bytes != 0) std::memset(to, 0, bytes);
+  }
+};
+
+/// Copies bytes within the host; the ranges may overlap, and may be null when there are no bytes.
+inline void copy_bytes(HostSpace, void* to, HostSpace, const void* from, std::size_t bytes) {
+  if (bytes != 0) std::memmove(to, from, bytes);
+}
+
+static_assert(MemorySpace<HostSpace>);
+
+/// Passes requests on to `upstream` and counts them. May be used by several threads at once; must outlive
+/// what was allocated from it.
+class CountingMemory final : public std::pmr::memory_resource {
+ public:
+  explicit CountingMemory(std::pmr::memory_resource* upstream = default_memory()) : upstream_(upstream) {}
+  CountingMemory(const CountingMemory&) = delete;
+  CountingMemory& operator=(const CountingMemory&) = delete;
+
+  /// Bytes allocated and not yet given back.
+  std::int64_t live_bytes() const { return live_; }
+  /// The most that live_bytes() has been.
+  std::int64_t peak_bytes() const { return peak_; }
+  /// How many allocations have been made so far, given back or not.
+  std::int64_t allocations() const { return allocations_; }
+
+ private:
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    void* out = upstream_->allocate(bytes, alignment);
+    allocations_ += 1;
+    const std::int64_t live = live_ += static_cast<std::int64_t>(bytes);
+    for (std::int64_t peak = peak_; peak < live && !peak_.compare_exchange_weak(peak, live);) {
+    }
+    return out;
+  }
+  void do_deallocate(void* pointer, std::size_t bytes, std::size_t alignment) override {
+    live_ -= static_cast<std::int64_t>(bytes);
+    upstream_->deallocate(pointer, bytes, alignment);
+  }
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
+
+  std::pmr::memory_resource* upstream_;
+  std::atomic<std::int64_t> live_{0};
+  std::atomic<std::int64_t> peak_{0};
+  std::atomic<std::int64_t> allocations_{0};
+};
+
+}  // namespace rf
+
+#endif  // RECURFORMER_CORE_MEMORY_HPP
