@@ -129,8 +129,8 @@ class Extents {
       if (fixed[i] == dynamic)
         sizes_[slot++] = given[i];
       else if (given[i] != fixed[i])
-        check(false, "extent ", i, " of shape ", shape_text(given, rank()), " is ", given[i],
-              ", but the type fixes it at ", fixed[i]);
+        throw ArgumentError(text("extent ", i, " of shape ", shape_text(given, rank()), " is ", given[i],
+                                 ", but the type fixes it at ", fixed[i]));
     }
   }
 
@@ -139,13 +139,14 @@ class Extents {
     bool empty = false;
     for (int i = 0; i < rank(); ++i) {
       if (extent(i) < 0)
-        check(false, "extent ", i, " of shape ", shape_text(array().data(), rank()),
-              " is negative; extents are 0 or more");
+        throw ArgumentError(text("extent ", i, " of shape ", shape_text(array().data(), rank()),
+                                 " is negative; extents are 0 or more"));
       empty = empty || extent(i) == 0;
     }
     for (int i = 0; !empty && i < rank(); ++i) {
       if (elements > std::numeric_limits<std::int64_t>::max() / extent(i))
-        check(false, "shape ", shape_text(array().data(), rank()), " has more than 2^63 - 1 elements");
+        throw ArgumentError(
+            text("shape ", shape_text(array().data(), rank()), " has more than 2^63 - 1 elements"));
       elements *= extent(i);
     }
   }

@@ -125,8 +125,8 @@ class TensorView {
   constexpr auto slice(int dimension, std::int64_t begin, std::int64_t end) const {
     check_dimension(dimension);
     if (begin < 0 || begin > end || end > extent(dimension)) [[unlikely]]
-      check(false, "slice [", begin, ", ", end, ") of dimension ", dimension, " of shape ", to_text(extents_),
-            "; allowed: 0 <= begin <= end <= ", extent(dimension));
+      throw ArgumentError(text("slice [", begin, ", ", end, ") of dimension ", dimension, " of shape ",
+                               to_text(extents_), "; allowed: 0 <= begin <= end <= ", extent(dimension)));
     auto sizes = extents_.array();
     sizes[static_cast<std::size_t>(dimension)] = end - begin;
     const std::int64_t offset = size() == 0 ? 0 : begin * stride(dimension);  // null has no neighbours
@@ -155,11 +155,12 @@ class TensorView {
   template <std::int64_t... Sizes>
   constexpr auto reshaped(const Extents<Sizes...>& shape) const {
     if (!is_contiguous()) [[unlikely]]
-      check(false, "reshaped: a view of shape ", to_text(extents_), " with strides ",
-            shape_text(strides_.data(), rank()), " is not contiguous; copy it to a tensor first (rf::copy)");
+      throw ArgumentError(text("reshaped: a view of shape ", to_text(extents_), " with strides ",
+                               shape_text(strides_.data(), rank()),
+                               " is not contiguous; copy it to a tensor first (rf::copy)"));
     if (shape.size() != size()) [[unlikely]]
-      check(false, "reshaped: shape ", to_text(extents_), " has ", size(), " elements, shape ",
-            to_text(shape), " has ", shape.size());
+      throw ArgumentError(text("reshaped: shape ", to_text(extents_), " has ", size(), " elements, shape ",
+                               to_text(shape), " has ", shape.size()));
     return TensorView<T, Extents<Sizes...>, Space>(data_, shape);
   }
 
@@ -169,8 +170,9 @@ class TensorView {
                   "recurformer: the host cannot read or write elements of a tensor in device memory; copy it "
                   "to a host tensor first (rf::copy)");
     if (!is_contiguous()) [[unlikely]]
-      check(false, "span: a view of shape ", to_text(extents_), " with strides ",
-            shape_text(strides_.data(), rank()), " is not contiguous; copy it to a tensor first (rf::copy)");
+      throw ArgumentError(text("span: a view of shape ", to_text(extents_), " with strides ",
+                               shape_text(strides_.data(), rank()),
+                               " is not contiguous; copy it to a tensor first (rf::copy)"));
     return {data_, static_cast<std::size_t>(size())};
   }
 
@@ -184,7 +186,8 @@ class TensorView {
   }
   constexpr void check_dimension(int dimension) const {
     if (dimension < 0 || dimension >= rank())
-      check(false, "dimension ", dimension, " of shape ", to_text(extents_), "; allowed: 0 to ", rank() - 1);
+      throw ArgumentError(
+          text("dimension ", dimension, " of shape ", to_text(extents_), "; allowed: 0 to ", rank() - 1));
   }
 
   T* data_ = nullptr;
