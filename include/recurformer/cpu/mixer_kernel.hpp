@@ -62,8 +62,9 @@ struct CacheView {
 };
 
 /// Asks attention for what the recency analysis needs, per query and head (see plan/recency.hpp). Rows are
-/// those of the batch; each array is (rows, heads of the layer), or null.
+/// those of the batch; each array is (rows, heads of the layer) with rows `stride` apart, or null.
 struct AttentionProbe {
+  std::int64_t stride = 0;            ///< floats from one row of the arrays to the next
   std::int64_t window = 16;           ///< "recent": lags 0 <= i - j < window
   std::int64_t sink = 4;              ///< first positions counted as sinks
   float* recent_mass = nullptr;       ///< attention on recent positions
@@ -106,8 +107,7 @@ struct BackwardArguments {
 template <class Mixer>
 struct MixerKernel;
 
-/// All head widths of the library.
-using AllWidths = std::integer_sequence<int, 16, 32, 64, 80, 96, 128, 256>;
+using rf::AllWidths;
 
 /// Calls f(std::integral_constant<int, d_head>) for the one of Widths that equals d_head; an error lists the
 /// others.
