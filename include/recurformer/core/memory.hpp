@@ -61,6 +61,16 @@ inline void copy_bytes(HostSpace, void* to, HostSpace, const void* from, std::si
 
 static_assert(MemorySpace<HostSpace>);
 
+namespace detail {
+template <class Space>
+constexpr void require_host_access() {
+  static_assert(
+      Space::host_accessible,
+      "recurformer: the host cannot read or write elements of a tensor in device memory; copy it to "
+      "a host tensor first (rf::copy)");
+}
+}  // namespace detail
+
 /// Passes requests on to `upstream` and counts them. May be used by several threads at once; must outlive
 /// what was allocated from it.
 class CountingMemory final : public std::pmr::memory_resource {

@@ -30,7 +30,7 @@ inline std::string shape_text(const std::int64_t* sizes, int rank) {
 }
 
 /// The extents of a tensor of rank sizeof...(Sizes); every size is 0 or more, or `dynamic`. The number of
-/// elements fits std::int64_t.
+/// elements fits std::int64_t, also when empty dimensions are left out of the product.
 template <std::int64_t... Sizes>
 class Extents {
   static_assert(((Sizes >= 0 || Sizes == dynamic) && ...),
@@ -68,11 +68,9 @@ class Extents {
   /// From another shape of the same rank. Explicit where an extent becomes static, since that is checked at
   /// run time (ArgumentError).
   template <std::int64_t... Others>
-  requires(sizeof...(Others) == sizeof...(Sizes) &&
-           !std::same_as<Extents<Others...>, Extents>) constexpr explicit(((Sizes != dynamic &&
-                                                                            Others == dynamic) ||
-                                                                           ...))
-      Extents(const Extents<Others...>& other) {
+  requires(sizeof...(Others) == sizeof...(Sizes) && !std::same_as<Extents<Others...>, Extents>)  //
+      constexpr explicit(((Sizes != dynamic && Others == dynamic) || ...))
+          Extents(const Extents<Others...>& other) {
     static_assert(((Sizes == dynamic || Others == dynamic || Sizes == Others) && ...),
                   "recurformer: static extents differ");
     if constexpr (sizeof...(Sizes) > 0) {
@@ -135,15 +133,12 @@ class Extents {
   }
 
   constexpr void validate() const {
-    std::int64_t elements = 1;
-    bool empty = false;
+    std::int64_t elements = 1;  // empty dimensions left out, so that the strides fit as well
     for (int i = 0; i < rank(); ++i) {
       if (extent(i) < 0)
         throw ArgumentError(text("extent ", i, " of shape ", shape_text(array().data(), rank()),
                                  " is negative; extents are 0 or more"));
-      empty = empty || extent(i) == 0;
-    }
-    for (int i = 0; !empty && i < rank(); ++i) {
+      if (extent(i) == 0) continue;
       if (elements > std::numeric_limits<std::int64_t>::max() / extent(i))
         throw ArgumentError(
             text("shape ", shape_text(array().data(), rank()), " has more than 2^63 - 1 elements"));
@@ -176,6 +171,20 @@ struct DropFirst<Extents<First, Rest...>> {
 /// A shape of `Rank` extents, all given at run time.
 template <int Rank>
 using Dims = decltype(detail::dims_of(std::make_index_sequence<static_cast<std::size_t>(Rank)>{}));
+
+/// Can shapes of these types be equal: the same rank, and no dimension with two different static extents?
+template <class E, class F>
+constexpr bool can_be_equal() {
+  if constexpr (E::rank() != F::rank()) {
+    return false;
+  } else {
+    for (int i = 0; i < E::rank(); ++i) {
+      const std::int64_t a = E::static_extent(i), b = F::static_extent(i);
+      if (a != dynamic && b != dynamic && a != b) return false;
+    }
+    return true;
+  }
+}
 
 /// Equal ranks and equal extents, static or not.
 template <std::int64_t... A, std::int64_t... B>

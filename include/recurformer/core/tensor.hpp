@@ -100,9 +100,7 @@ class TensorView {
   requires(sizeof...(I) == static_cast<std::size_t>(E::rank()))  //
       [[gnu::always_inline]] constexpr T&
       operator()(I... indices) const {
-    static_assert(Space::host_accessible,
-                  "recurformer: the host cannot read or write elements of a tensor in device memory; copy it "
-                  "to a host tensor first (rf::copy)");
+    detail::require_host_access<Space>();
     std::int64_t offset = 0;
     int dimension = 0;
     ((offset += step(dimension, static_cast<std::int64_t>(indices)), ++dimension), ...);
@@ -166,9 +164,7 @@ class TensorView {
 
   /// All elements in row-major order. Contiguous views only.
   constexpr std::span<T> span() const {
-    static_assert(Space::host_accessible,
-                  "recurformer: the host cannot read or write elements of a tensor in device memory; copy it "
-                  "to a host tensor first (rf::copy)");
+    detail::require_host_access<Space>();
     if (!is_contiguous()) [[unlikely]]
       throw ArgumentError(text("span: a view of shape ", to_text(extents_), " with strides ",
                                shape_text(strides_.data(), rank()),
@@ -222,9 +218,8 @@ class Tensor {
   }
   /// The same for {n}, which would otherwise be as good a start for a tensor to move from.
   template <std::integral I>
-  requires(E::rank() == 1 ||
-           E::rank_dynamic() == 1) explicit Tensor(const I (&size)[1],
-                                                   Resource* memory = Space::default_memory())
+  requires(E::rank() == 1 || E::rank_dynamic() == 1)  //
+      explicit Tensor(const I (&size)[1], Resource* memory = Space::default_memory())
       : Tensor(E(size[0]), memory) {}
   /// Elements hold whatever the memory held; for outputs that are written in full.
   static Tensor uninitialised(const E& extents, Resource* memory = Space::default_memory()) {
