@@ -1,0 +1,161 @@
+#ifndef RECURFORMER_CPU_SSD_HPP
+#define RECURFORMER_CPU_SSD_HPP
+
+// State space duality (Mamba-2, arXiv 2405.21060, §6): a linear recurrence with one decay per state,
+//
+//   s_t = e^{Δ_t a} s_{t-1} + Δ_t k'_t v_tᵀ,   y_t = q'_tᵀ s_t + D ∘ v_t,   k' = [k, 1],  q' = [c1 q, c0],
+//
+// computed in chunks of Q tokens by matrix products. With A_i = Σ_{t<=i} Δ_t a inside the chunk, s the state
+// before it and L_ij = e^{A_i - A_j} for j <= i, else 0:
+//
+//   M = (c1 q kᵀ + c0) ∘ L                          (Q, Q)   scores, per query head
+//   y = e^{A} ∘ (c1 q s + c0 r) + M (Δ v) + D ∘ v    (Q, P)   r is the last row of the state
+//   s ← e^{A_Q} s + k'ᵀ (e^{A_Q - A} Δ v)            (P + 1, P)
+//
+// One state serves `heads` query heads, which share k, v, Δ and L. Everything is float, P = d_head. A_i is
+// kept as a sum of two floats, because differences of cumulative sums lose what the sum's size takes away,
+// and is masked before the exponential: A_i - A_j > 0 for j > i would overflow.
+//
+// Flow: parallel over states, each in order of its chunks. With fewer states than threads the chunks of one
+// sequence are worked on together: first what every chunk adds to the state, then the carry from chunk to
+// chunk, then the outputs. Both ways compute the same bits.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "recurformer/core/parallel.hpp"
+#include "recurformer/cpu/aligned_buffer.hpp"
+#include "recurformer/cpu/ssd_chunk.hpp"
+#include "recurformer/cpu/ssd_step.hpp"
+
+namespace rf::cpu {
+
+inline namespace RECURFORMER_ISA {
+namespace detail {
+
+/// next += decay · state, the carry between chunks that were worked on together.
+inline void ssd_carry(float decay, const float* state, float* next, std::int64_t size) {
+  simd::for_lanes(size, [&](std::int64_t i, auto n) {
+    simd::store_n(next + i, decay * simd::load_n(state + i, n) + simd::load_n(next + i, n), n);
+  });
+}
+
+/// Stores the state before chunk `index` where backward finds it.
+inline void ssd_keep_state(const SsdSequence& s, std::int64_t index, const float* state, std::int64_t size) {
+  if (s.chunk_states == nullptr) return;
+  if (state != nullptr)
+    std::copy_n(state, size, s.chunk_states + index * size);
+  else
+    std::fill_n(s.chunk_states + index * size, size, 0.0f);
+}
+
+/// One state, its chunks in order.
+template <int P, class Prepare, class Finish>
+void ssd_in_order(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
+  constexpr int Q = SsdChunk<P>::Q;
+  struct Scratch {
+    SsdChunk<P> chunk;
+    alignas(64) float state[(P + 1) * P];
+  };
+  auto& [chunk, own_state] = ssd_scratch<Scratch>();
+  const std::int64_t size = ssd_state_size(P), chunks = ssd_chunks(P, s.rows);
+  const float* state = s.initial_state;
+  for (std::int64_t c = 0; c < chunks; ++c) {
+    prepare(c * Q, std::min<std::int64_t>(Q, s.rows - c * Q));
+    ssd_load_chunk(s, c, chunk);
+    ssd_relative_decays(chunk);
+    ssd_chunk_output(s, c, state, chunk);
+    ssd_keep_state(s, c, state, size);
+    if (c + 1 < chunks || s.final_state != nullptr) {
+      float* next = c + 1 < chunks ? own_state : s.final_state;
+      ssd_chunk_state(chunk, state, next);
+      state = next;
+    }
+    finish(c * Q, chunk.rows);
+  }
+}
+
+/// One state, its chunks in parallel, a block of them at a time to bound the memory of their states.
+template <int P, class Prepare, class Finish>
+void ssd_together(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
+  constexpr int Q = SsdChunk<P>::Q;
+  const std::int64_t size = ssd_state_size(P), chunks = ssd_chunks(P, s.rows);
+  const std::int64_t block = std::min<std::int64_t>(chunks, 4 * default_pool().threads());
+  AlignedBuffer<float> states(
+      static_cast<std::size_t>((block + 1) * size));  // before every chunk of the block
+  AlignedBuffer<float> decays(static_cast<std::size_t>(block));
+  float* const before = states.data();
+  if (s.initial_state != nullptr) std::copy_n(s.initial_state, size, before);
+  for (std::int64_t first = 0; first < chunks; first += block) {
+    const std::int64_t count = std::min(block, chunks - first);
+    const bool from_zero = first == 0 && s.initial_state == nullptr;
+    parallel_for(count, [&](std::int64_t c) {
+      auto& chunk = ssd_scratch<SsdChunk<P>>();
+      prepare((first + c) * Q, std::min<std::int64_t>(Q, s.rows - (first + c) * Q));
+      ssd_load_chunk(s, first + c, chunk);
+      ssd_chunk_state(chunk, nullptr, before + (c + 1) * size);
+      decays.data()[c] = chunk.decay;
+    });
+    parallel_for(P + 1, [&](std::int64_t row) {
+      for (std::int64_t c = from_zero ? 1 : 0; c < count; ++c)
+        ssd_carry(decays.data()[c], before + c * size + row * P, before + (c + 1) * size + row * P, P);
+    });
+    parallel_for(count, [&](std::int64_t c) {
+      auto& chunk = ssd_scratch<SsdChunk<P>>();
+      const float* state = from_zero && c == 0 ? nullptr : before + c * size;
+      ssd_load_chunk(s, first + c, chunk);
+      ssd_relative_decays(chunk);
+      ssd_chunk_output(s, first + c, state, chunk);
+      ssd_keep_state(s, first + c, state, size);
+      finish((first + c) * Q, chunk.rows);
+    });
+    std::copy_n(before + count * size, size, before);
+  }
+  if (s.final_state != nullptr) std::copy_n(before, size, s.final_state);
+}
+
+}  // namespace detail
+
+/// All sequences of a batch; a sequence with rows 0 is left alone, its final state included. Before the
+/// kernel reads rows [first, first + count) of sequence i it calls prepare(i, first, count), and after having
+/// written their y, finish(i, first, count), both from any thread; they may change those rows.
+template <int P, class Prepare, class Finish>
+void ssd_forward(std::span<const SsdSequence> sequences, Prepare&& prepare, Finish&& finish) {
+  const auto count = static_cast<std::int64_t>(sequences.size());
+  const auto run = [&](std::int64_t i, auto&& kernel) {
+    const SsdSequence& s = sequences[static_cast<std::size_t>(i)];
+    if (s.rows > 0)
+      kernel(
+          s, [&](std::int64_t first, std::int64_t rows) { prepare(i, first, rows); },
+          [&](std::int64_t first, std::int64_t rows) { finish(i, first, rows); });
+  };
+  const auto in_order = [](const SsdSequence& s, auto&& before, auto&& after) {
+    if (s.rows <= detail::ssd_step_rows)
+      detail::ssd_steps<P>(s, before, after);
+    else
+      detail::ssd_in_order<P>(s, before, after);
+  };
+  if (count >= default_pool().threads()) {
+    parallel_for(count, [&](std::int64_t i) { run(i, in_order); });
+  } else {
+    for (std::int64_t i = 0; i < count; ++i)
+      if (ssd_chunks(P, sequences[static_cast<std::size_t>(i)].rows) > 1)
+        run(i, [](const SsdSequence& s, auto&& before, auto&& after) {
+          detail::ssd_together<P>(s, before, after);
+        });
+      else
+        run(i, in_order);
+  }
+}
+template <int P>
+void ssd_forward(std::span<const SsdSequence> sequences) {
+  const auto nothing = [](std::int64_t, std::int64_t, std::int64_t) {};
+  ssd_forward<P>(sequences, nothing, nothing);
+}
+
+}  // namespace RECURFORMER_ISA
+}  // namespace rf::cpu
+
+#endif  // RECURFORMER_CPU_SSD_HPP

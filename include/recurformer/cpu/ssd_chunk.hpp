@@ -1,0 +1,216 @@
+#ifndef RECURFORMER_CPU_SSD_CHUNK_HPP
+#define RECURFORMER_CPU_SSD_CHUNK_HPP
+
+// The arithmetic of one chunk of the SSD recurrence; ssd.hpp has the equations and puts chunks together.
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <memory>
+
+#include "recurformer/cpu/chunk_product.hpp"
+#include "recurformer/tile/simd.hpp"
+
+namespace rf::cpu {
+
+/// Tokens of a chunk for heads of this width.
+constexpr int ssd_chunk_rows(int d_head) { return d_head <= 32 ? 32 : 64; }
+/// Chunks of a sequence.
+constexpr std::int64_t ssd_chunks(int d_head, std::int64_t rows) {
+  return (rows + ssd_chunk_rows(d_head) - 1) / ssd_chunk_rows(d_head);
+}
+/// Floats of one state: d_head rows of s, then r.
+constexpr std::int64_t ssd_state_size(int d_head) { return std::int64_t{d_head + 1} * d_head; }
+
+/// New tokens of one state. Rows of q, k, v and step are `stride` floats apart.
+struct SsdSequence {
+  std::int64_t rows = 0;
+  int heads = 1;                ///< query heads that read the state
+  const float* q = nullptr;     ///< (rows, heads · d_head)
+  const float* k = nullptr;     ///< (rows, d_head)
+  const float* v = nullptr;     ///< (rows, d_head)
+  const float* step = nullptr;  ///< (rows): Δ >= 0
+  std::int64_t stride = 0;
+  float rate = 0;                        ///< a <= 0
+  const float* c0 = nullptr;             ///< (heads)
+  const float* c1 = nullptr;             ///< (heads)
+  const float* skip = nullptr;           ///< D, (heads, d_head)
+  const float* initial_state = nullptr;  ///< (d_head + 1, d_head), or null: zero
+  float* final_state = nullptr;          ///< may be initial_state; or null: not wanted
+  float* y = nullptr;                    ///< (rows, heads · d_head), rows y_stride floats apart
+  std::int64_t y_stride = 0;
+  float* chunk_states =
+      nullptr;  ///< (ssd_chunks, state): the state before every chunk, for backward; or null
+};
+
+inline namespace RECURFORMER_ISA {
+namespace detail {
+
+constexpr int ssd_round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+/// Buffers of one chunk that are the same for forward and backward. Rows from the chunk's last token up to a
+/// multiple of chunk_row_block are zero.
+template <int P>
+struct SsdChunk {
+  static constexpr int Q = ssd_chunk_rows(P);
+
+  alignas(64) float kt[P][Q];         // kᵀ
+  alignas(64) float vs[Q][P];         // Δ v
+  alignas(64) float relative[Q][Q];   // L; only the tiles of for_lower_tiles
+  alignas(64) float scores[Q][Q];     // M
+  alignas(64) float head[Q][P];       // q of the head being worked on
+  alignas(64) float tail_v[Q][P];     // e^{A_Q - A} Δ v
+  alignas(64) float step[Q];          // Δ
+  alignas(64) float high[Q], low[Q];  // A = high + low
+  alignas(64) float from_start[Q];    // e^{A}
+  alignas(64) float to_end[Q];        // e^{A_Q - A}
+  float decay;                        // e^{A_Q}
+  int rows, padded;                   // tokens; rounded up to a multiple of chunk_row_block
+};
+
+/// The calling thread's buffers of type T.
+template <class T>
+T& ssd_scratch() {
+  thread_local const std::unique_ptr<T> scratch(new T);
+  return *scratch;
+}
+
+/// Copies `rows` rows of P floats and pads them with zero rows.
+template <int P>
+inline void ssd_copy_rows(const float* from, std::int64_t stride, int rows, int padded, float (*to)[P]) {
+  for (int i = 0; i < rows; ++i)
+    for (int c = 0; c < P; c += simd::width) simd::store(to[i] + c, simd::load(from + i * stride + c));
+  for (int i = rows; i < padded; ++i)
+    for (int c = 0; c < P; c += simd::width) simd::store(to[i] + c, simd::zero());
+}
+
+/// Step sizes and decays of the tokens [first, first + rows).
+template <int P>
+void ssd_load_decays(const SsdSequence& s, std::int64_t first, SsdChunk<P>& chunk) {
+  constexpr int Q = SsdChunk<P>::Q;
+  double sum = 0;
+  for (int i = 0; i < Q; ++i) {  // behind the last token nothing decays
+    chunk.step[i] = i < chunk.rows ? s.step[(first + i) * s.stride] : 0.0f;
+    sum += static_cast<double>(chunk.step[i]) * static_cast<double>(s.rate);
+    chunk.high[i] = static_cast<float>(sum);
+    chunk.low[i] = static_cast<float>(sum - static_cast<double>(chunk.high[i]));
+  }
+  const float last_high = chunk.high[Q - 1], last_low = chunk.low[Q - 1];
+  for (int i = 0; i < Q; i += simd::width) {
+    const simd::Vec high = simd::load(chunk.high + i), low = simd::load(chunk.low + i);
+    simd::store(chunk.from_start + i, simd::exp(high + low));
+    simd::store(chunk.to_end + i, simd::exp((last_high - high) + (last_low - low)));
+  }
+  chunk.decay = chunk.from_start[Q - 1];
+}
+
+/// L on the tiles that for_lower_tiles visits.
+template <int P>
+void ssd_relative_decays(SsdChunk<P>& chunk) {
+  for_lower_tiles(chunk.padded, [&]<int R, int V>(int row, int column) {
+    for (int j = 0; j < V * simd::width; j += simd::width) {
+      const simd::Vec high = simd::load(chunk.high + column + j), low = simd::load(chunk.low + column + j);
+      const simd::IntVec lane = simd::iota() + (column + j);
+      for (int i = row; i < row + R; ++i) {
+        const simd::Vec difference = (chunk.high[i] - high) + (chunk.low[i] - low);
+        const simd::Vec masked =
+            simd::select(lane <= i, difference, simd::broadcast(-std::numeric_limits<float>::infinity()));
+        simd::store(chunk.relative[i] + column + j, simd::exp(masked));
+      }
+    }
+  });
+}
+
+/// Fills everything but the scores and the head's q.
+template <int P>
+void ssd_load_chunk(const SsdSequence& s, std::int64_t index, SsdChunk<P>& chunk) {
+  constexpr int Q = SsdChunk<P>::Q;
+  const std::int64_t first = index * Q;
+  chunk.rows = static_cast<int>(std::min<std::int64_t>(Q, s.rows - first));
+  chunk.padded = ssd_round_up(chunk.rows, chunk_row_block);
+  ssd_load_decays(s, first, chunk);
+  chunk_transpose(s.k + first * s.stride, s.stride, chunk.rows, P, &chunk.kt[0][0], Q);
+  ssd_copy_rows(s.v + first * s.stride, s.stride, chunk.rows, chunk.padded, chunk.vs);
+  for (int i = 0; i < chunk.rows; ++i)
+    for (int c = 0; c < P; c += simd::width) {
+      const simd::Vec v = chunk.step[i] * simd::load(chunk.vs[i] + c);
+      simd::store(chunk.vs[i] + c, v);
+      simd::store(chunk.tail_v[i] + c, chunk.to_end[i] * v);
+    }
+}
+
+/// M of one head from its q in chunk.head.
+template <int P>
+void ssd_scores(float c0, float c1, SsdChunk<P>& chunk) {
+  constexpr int Q = SsdChunk<P>::Q;
+  for_lower_tiles(chunk.padded, [&]<int R, int V>(int row, int column) {
+    simd::Vec tile[R][V] = {};
+    add_product<P, Q>(tile, chunk.head[row], chunk.kt[0] + column, P);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < V; ++j) {
+        const int c = column + j * simd::width;
+        simd::store(chunk.scores[row + i] + c,
+                    (c1 * tile[i][j] + c0) * simd::load(chunk.relative[row + i] + c));
+      }
+  });
+}
+
+/// y of one chunk; `state` is the one before it, null for zero. Needs ssd_load_chunk and ssd_relative_decays.
+template <int P>
+void ssd_chunk_output(const SsdSequence& s, std::int64_t index, const float* state, SsdChunk<P>& chunk) {
+  constexpr int Q = SsdChunk<P>::Q;
+  const std::int64_t first = index * Q;
+  for (int h = 0; h < s.heads; ++h) {
+    const float c0 = s.c0[h], c1 = s.c1[h];
+    ssd_copy_rows(s.q + first * s.stride + h * P, s.stride, chunk.rows, chunk.padded, chunk.head);
+    ssd_scores(c0, c1, chunk);
+    for_tiles<P>(chunk.padded, [&]<int R, int V>(int row, int column) {
+      simd::Vec tile[R][V] = {};
+      if (state != nullptr) {
+        add_product<P, P>(tile, chunk.head[row], state + column, P);
+        for (int j = 0; j < V; ++j) {
+          const simd::Vec constant = c0 * simd::load(state + P * P + column + j * simd::width);
+          for (int i = 0; i < R; ++i) tile[i][j] = chunk.from_start[row + i] * (c1 * tile[i][j] + constant);
+        }
+      }
+      add_product<Q, P>(tile, chunk.scores[row], chunk.vs[0] + column, row + R);
+      for (int i = 0; i < R && row + i < chunk.rows; ++i)
+        for (int j = 0; j < V; ++j) {
+          const int c = column + j * simd::width;
+          const simd::Vec v = simd::load(s.v + (first + row + i) * s.stride + c);
+          simd::store(s.y + (first + row + i) * s.y_stride + h * P + c,
+                      tile[i][j] + simd::load(s.skip + h * P + c) * v);
+        }
+    });
+  }
+}
+
+/// next = decay · state + what the chunk adds; `state` null for zero. next may be state.
+template <int P>
+void ssd_chunk_state(const SsdChunk<P>& chunk, const float* state, float* next) {
+  constexpr int Q = SsdChunk<P>::Q;
+  for_tiles<P>(P, [&]<int R, int V>(int row, int column) {
+    simd::Vec tile[R][V] = {};
+    add_product<Q, P>(tile, chunk.kt[row], chunk.tail_v[0] + column, chunk.rows);
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < V; ++j) {
+        const int at = (row + i) * P + column + j * simd::width;
+        simd::store(next + at,
+                    state != nullptr ? chunk.decay * simd::load(state + at) + tile[i][j] : tile[i][j]);
+      }
+  });
+  for (int c = 0; c < P; c += simd::width) {
+    simd::Vec sum = simd::zero();
+    for (int i = 0; i < chunk.rows; ++i) sum += simd::load(chunk.tail_v[i] + c);
+    const int at = P * P + c;
+    simd::store(next + at, state != nullptr ? chunk.decay * simd::load(state + at) + sum : sum);
+  }
+}
+
+}  // namespace detail
+}  // namespace RECURFORMER_ISA
+}  // namespace rf::cpu
+
+#endif  // RECURFORMER_CPU_SSD_CHUNK_HPP
