@@ -2,6 +2,7 @@
 #define RECURFORMER_SPEC_LAYER_SHAPE_HPP
 
 #include <array>
+#include <utility>
 
 #include "recurformer/core/error.hpp"
 
@@ -16,6 +17,9 @@ constexpr bool is_supported_d_head(int d_head) {
     if (width == d_head) return true;
   return false;
 }
+
+/// The same as a type, for kernels to be instantiated for. A program that needs fewer names fewer.
+using AllWidths = std::integer_sequence<int, 16, 32, 64, 80, 96, 128, 256>;
 
 /// What a mixer needs to know of its layer: everything is per KV group.
 struct HeadShape {

@@ -14,6 +14,9 @@
 #include <type_traits>
 
 #include "recurformer/core/config.hpp"
+#if RECURFORMER_VECTOR_WIDTH > 4
+#include <immintrin.h>
+#endif
 #include "recurformer/core/dtype.hpp"
 
 namespace rf::simd {
@@ -54,6 +57,18 @@ RECURFORMER_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 RECURFORMER_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 RECURFORMER_INLINE Vec abs(Vec a) {
   return detail::bits_as<Vec>(detail::bits_as<UintVec>(a) & detail::uint_broadcast(0x7fffffffu));
+}
+
+/// Square root, correctly rounded. The vector extension has none, hence the instruction's name per set.
+RECURFORMER_INLINE Vec sqrt(Vec a) {
+#if RECURFORMER_VECTOR_WIDTH == 16
+  return detail::bits_as<Vec>(_mm512_sqrt_ps(detail::bits_as<__m512>(a)));
+#elif RECURFORMER_VECTOR_WIDTH == 8
+  return detail::bits_as<Vec>(_mm256_sqrt_ps(detail::bits_as<__m256>(a)));
+#else
+  for (int i = 0; i < width; ++i) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+#endif
 }
 
 /// 0, 1, 2, … : lane numbers.

@@ -1,0 +1,119 @@
+#ifndef RECURFORMER_MODEL_CACHE_LAYOUT_HPP
+#define RECURFORMER_MODEL_CACHE_LAYOUT_HPP
+
+// What a model's cache consists of, and how many bytes that is: the one place where cache bytes are computed.
+// Planning asks it before anything is allocated; Cache allocates exactly what it says.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "recurformer/core/dtype.hpp"
+#include "recurformer/spec/run.hpp"
+
+namespace rf {
+
+/// One declared field of one run.
+struct FieldLayout {
+  CacheField field;
+  DType dtype = DType::F32;
+  std::int64_t units = 0;  ///< slices: one per group or per head of the run
+
+  /// Bytes of one page (rows), of the whole ring, or of the whole state.
+  std::int64_t block_bytes(std::int64_t max_rollback) const {
+    const auto element = static_cast<std::int64_t>(size_of(dtype));
+    std::int64_t rows = 1;
+    if (field.kind == FieldKind::rows) rows = cache_page_rows;
+    if (field.kind == FieldKind::ring) rows = field.sink + ring_capacity(max_rollback);
+    return units * rows * field.slice.size() * element;
+  }
+  /// Slots of a ring after its sink rows: the window, and what a rollback may need again.
+  std::int64_t ring_capacity(std::int64_t max_rollback) const { return field.window + max_rollback; }
+};
+
+/// One run of one layer.
+struct RunLayout {
+  std::string kind;                  ///< kind_name()
+  std::int64_t groups = 0;           ///< KV groups; 0 for a kind this layer does not use
+  std::int64_t projected_width = 0;  ///< floats per token that a rollback has to record
+  std::vector<FieldLayout> fields;
+
+  /// True if rolling back needs more than forgetting rows.
+  bool is_recurrent() const {
+    for (const auto& field : fields)
+      if (field.field.kind == FieldKind::state) return true;
+    return false;
+  }
+  std::int64_t state_bytes() const {
+    std::int64_t total = 0;
+    for (const auto& field : fields)
+      if (field.field.kind == FieldKind::state) total += field.block_bytes(0);
+    return total;
+  }
+};
+
+/// Bytes of one field, summed over the sequences of a cache.
+struct CacheItem {
+  int layer = 0;
+  std::string kind;
+  std::string field;
+  std::int64_t bytes = 0;
+};
+
+/// The runs of every layer.
+struct CacheLayout {
+  std::vector<std::vector<RunLayout>> layers;
+
+  /// Itemised bytes of one sequence with `length` tokens; what Cache allocates.
+  std::vector<CacheItem> items(std::int64_t length, std::int64_t max_rollback = 0) const {
+    std::vector<CacheItem> out;
+    for (std::size_t layer = 0; layer < layers.size(); ++layer)
+      for (const RunLayout& run : layers[layer]) {
+        if (run.groups == 0) continue;
+        const auto add = [&](const std::string& field, std::int64_t bytes) {
+          out.push_back({static_cast<int>(layer), run.kind, field, bytes});
+        };
+        for (const FieldLayout& field : run.fields) {
+          const std::int64_t blocks =
+              field.field.kind == FieldKind::rows ? (length + cache_page_rows - 1) / cache_page_rows : 1;
+          add(std::string(field.field.name), blocks * field.block_bytes(max_rollback));
+        }
+        if (max_rollback > 0 && run.is_recurrent()) add("rollback", rollback_bytes(run, max_rollback));
+      }
+    return out;
+  }
+
+  /// Total of items().
+  std::int64_t bytes(std::int64_t length, std::int64_t max_rollback = 0) const {
+    std::int64_t total = 0;
+    for (const CacheItem& item : items(length, max_rollback)) total += item.bytes;
+    return total;
+  }
+
+  /// Two checkpoint states and the inputs of 2·max_rollback tokens (see Cache).
+  static std::int64_t rollback_bytes(const RunLayout& run, std::int64_t max_rollback) {
+    return 2 * run.state_bytes() +
+           2 * max_rollback * run.projected_width * static_cast<std::int64_t>(sizeof(float));
+  }
+};
+
+/// Layout of a run of `groups` groups of kind K, with the mixer's run-time options.
+template <class K>
+RunLayout run_layout(const typename K::Mixer& mixer, const HeadShape& shape, std::int64_t groups) {
+  RunLayout run{.kind = kind_name<K>(),
+                .groups = groups,
+                .projected_width = groups * projection_width(mixer, shape),
+                .fields = {}};
+  for (const CacheField& field : mixer.cache_fields(shape)) {
+    const bool state = field.kind == FieldKind::state;
+    run.fields.push_back(
+        {.field = field,
+         .dtype = state ? dtype_of<typename K::Precision::State> : dtype_of<typename K::Precision::Cache>,
+         .units = groups * (field.unit == Unit::head ? shape.queries_per_group : 1)});
+  }
+  return run;
+}
+
+}  // namespace rf
+
+#endif  // RECURFORMER_MODEL_CACHE_LAYOUT_HPP

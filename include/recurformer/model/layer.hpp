@@ -1,0 +1,207 @@
+#ifndef RECURFORMER_MODEL_LAYER_HPP
+#define RECURFORMER_MODEL_LAYER_HPP
+
+// One pre-norm Llama block:
+//   h = rms_norm(x);  u = heads(h);  x += W_O u;  h' = rms_norm(x);  x += W_down(silu(W_gate h') ∘ W_up h')
+// for inference (with a cache, in place) and for training (with a tape). rf::Layer<Spec> is the same for a
+// single layer of a user's own program.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "recurformer/cpu/rms_norm.hpp"
+#include "recurformer/cpu/swiglu.hpp"
+#include "recurformer/model/heads.hpp"
+
+namespace rf {
+
+/// Buffers that all layers of an inference call share.
+struct LayerScratch {
+  HeadsTape heads;
+  FloatBuffer h;        // (rows, d_model), then blocks of it
+  FloatBuffer gate_up;  // (block, 2 · d_ff)
+  FloatBuffer act;      // (block, d_ff)
+};
+
+namespace detail {
+
+/// Every run of a layer.
+inline constexpr auto all_runs = [](std::size_t) { return true; };
+
+}  // namespace detail
+
+/// x (rows, d_model) through one layer, in place.
+template <class Widths, class Set, class P>
+void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape, const ForwardCall& call,
+                   std::size_t layer, float* x, LayerScratch& scratch) {
+  const std::int64_t d = shape.d_model, rows = call.rows;
+  scratch.h.reserve(static_cast<std::size_t>(rows * d));
+  cpu::rms_norm(x, weights.mixer_norm.data(), shape.norm_epsilon, rows, d, scratch.h.data());
+  forward_heads<Widths>(weights, shape, call, layer, scratch.h.data(), scratch.heads, false,
+                        detail::all_runs);
+  weights.output.forward(scratch.heads.out.data(), shape.heads_width(), rows, x, d, cpu::Accumulate::yes);
+  if (shape.d_ff == 0) return;
+
+  constexpr std::int64_t block = 512;  // rows whose gate and up stay in the cache between the two products
+  const std::int64_t f = shape.d_ff, most = std::min(rows, block);
+  scratch.gate_up.reserve(static_cast<std::size_t>(most * 2 * f));
+  scratch.act.reserve(static_cast<std::size_t>(most * f));
+  for (std::int64_t first = 0; first < rows; first += block) {
+    const std::int64_t n = std::min(block, rows - first);
+    float* part = x + first * d;
+    cpu::rms_norm(part, weights.mlp_norm.data(), shape.norm_epsilon, n, d, scratch.h.data());
+    weights.gate_up.forward(scratch.h.data(), d, n, scratch.gate_up.data(), 2 * f);
+    cpu::swiglu(scratch.gate_up.data(), scratch.gate_up.data() + f, 2 * f, n, f, scratch.act.data());
+    weights.down.forward(scratch.act.data(), f, n, part, d, cpu::Accumulate::yes);
+  }
+}
+
+/// What backward of one layer reads.
+struct LayerTape {
+  FloatBuffer x;      // input (rows, d_model)
+  FloatBuffer scale;  // reciprocal rms of x (rows)
+  FloatBuffer h;      // normalised input
+  HeadsTape heads;
+  FloatBuffer x_mid;  // after the heads
+  FloatBuffer mid_scale;
+  FloatBuffer h_mid;
+  FloatBuffer gate_up;  // (rows, 2 · d_ff)
+  FloatBuffer act;      // (rows, d_ff)
+};
+
+/// x_in (rows, d_model) -> x_out, keeping in the tape what backward_layer needs.
+template <class Widths, class Set, class P>
+void forward_layer_training(const LayerWeights<Set, P>& weights, const LayerShape& shape,
+                            const ForwardCall& call, std::size_t layer, const float* x_in, float* x_out,
+                            LayerTape& tape) {
+  const std::int64_t d = shape.d_model, f = shape.d_ff, rows = call.rows;
+  const auto count = static_cast<std::size_t>(rows * d);
+  tape.x.reserve(count);
+  tape.h.reserve(count);
+  tape.scale.reserve(static_cast<std::size_t>(rows));
+  std::copy_n(x_in, count, tape.x.data());
+  cpu::rms_norm(tape.x.data(), weights.mixer_norm.data(), shape.norm_epsilon, rows, d, tape.h.data(),
+                tape.scale.data());
+  forward_heads<Widths>(weights, shape, call, layer, tape.h.data(), tape.heads, true, detail::all_runs);
+  std::copy_n(tape.x.data(), count, x_out);
+  weights.output.forward(tape.heads.out.data(), shape.heads_width(), rows, x_out, d, cpu::Accumulate::yes);
+  if (f == 0) return;
+
+  tape.x_mid.reserve(count);
+  tape.h_mid.reserve(count);
+  tape.mid_scale.reserve(static_cast<std::size_t>(rows));
+  tape.gate_up.reserve(static_cast<std::size_t>(rows * 2 * f));
+  tape.act.reserve(static_cast<std::size_t>(rows * f));
+  std::copy_n(x_out, count, tape.x_mid.data());
+  cpu::rms_norm(x_out, weights.mlp_norm.data(), shape.norm_epsilon, rows, d, tape.h_mid.data(),
+                tape.mid_scale.data());
+  weights.gate_up.forward(tape.h_mid.data(), d, rows, tape.gate_up.data(), 2 * f);
+  cpu::swiglu(tape.gate_up.data(), tape.gate_up.data() + f, 2 * f, rows, f, tape.act.data());
+  weights.down.forward(tape.act.data(), f, rows, x_out, d, cpu::Accumulate::yes);
+}
+
+/// Buffers that all layers of a backward pass share.
+struct BackwardScratch {
+  FloatBuffer dh, d_out, d_act, d_gate_up, d_projected;
+};
+
+/// dx (rows, d_model): the gradient at the layer's output on entry, at its input on return. Adds to
+/// `gradients`.
+template <class Widths, class Set, class P>
+void backward_layer(const LayerWeights<Set, P>& weights,
+                    LayerWeights<typename detail::FloatKinds<Set>::type, Fp32>& gradients,
+                    const LayerShape& shape, const ForwardCall& call, const LayerTape& tape, float* dx,
+                    BackwardScratch& scratch) {
+  const std::int64_t d = shape.d_model, f = shape.d_ff, w = shape.heads_width(), rows = call.rows;
+  scratch.dh.reserve(static_cast<std::size_t>(rows * d));
+  if (f > 0) {
+    scratch.d_act.reserve(static_cast<std::size_t>(rows * f));
+    scratch.d_gate_up.reserve(static_cast<std::size_t>(rows * 2 * f));
+    weights.down.backward(dx, d, rows, scratch.d_act.data(), f);
+    gradients.down.add_gradient(dx, d, tape.act.data(), f, rows);
+    cpu::swiglu_backward(tape.gate_up.data(), tape.gate_up.data() + f, 2 * f, scratch.d_act.data(), rows, f,
+                         scratch.d_gate_up.data(), scratch.d_gate_up.data() + f);
+    weights.gate_up.backward(scratch.d_gate_up.data(), 2 * f, rows, scratch.dh.data(), d);
+    gradients.gate_up.add_gradient(scratch.d_gate_up.data(), 2 * f, tape.h_mid.data(), d, rows);
+    cpu::rms_norm_backward(tape.x_mid.data(), weights.mlp_norm.data(), tape.mid_scale.data(),
+                           scratch.dh.data(), rows, d, dx, cpu::Accumulate::yes, gradients.mlp_norm.data());
+  }
+  scratch.d_out.reserve(static_cast<std::size_t>(rows * w));
+  weights.output.backward(dx, d, rows, scratch.d_out.data(), w);
+  gradients.output.add_gradient(dx, d, tape.heads.out.data(), w, rows);
+  backward_heads<Widths>(weights, gradients, shape, call, tape.h.data(), tape.heads, scratch.d_out.data(),
+                         scratch.dh.data(), scratch.d_projected, detail::all_runs);
+  cpu::rms_norm_backward(tape.x.data(), weights.mixer_norm.data(), tape.scale.data(), scratch.dh.data(), rows,
+                         d, dx, cpu::Accumulate::yes, gradients.mixer_norm.data());
+}
+
+/// The backend that runs everywhere; cuda.cuh adds rf::Cuda.
+struct Cpu {};
+
+/// Cache layout of one layer.
+template <class Set, class P>
+std::vector<RunLayout> layer_cache_layout(const LayerWeights<Set, P>& weights, const LayerShape& shape) {
+  std::vector<RunLayout> out;
+  weights.for_each_run([&]<class K>(std::size_t, const RunWeights<K>& run) {
+    out.push_back(run_layout<K>(run.mixer, shape.head_shape(), static_cast<std::int64_t>(run.groups.size())));
+  });
+  return out;
+}
+
+/// One layer of a user's own program, instantiated for exactly the heads its spec asks for.
+template <LayerSpec Spec, class Backend = Cpu>
+class Layer {
+ public:
+  static_assert(Spec::Runs::is_static,
+                "recurformer: Layer<Spec> needs static runs; give every rf::Run its number of KV groups");
+  using Kinds = typename Spec::Runs::Kinds;
+  using Weights = LayerWeights<Kinds, typename Spec::Precision>;
+  using Widths = std::integer_sequence<int, Spec::shape.d_head>;
+
+  /// Parameters of the right shapes, not yet set.
+  static Weights make_weights() { return Weights(Spec::shape, {}, detail::static_layer_plan<Kinds, Spec>()); }
+
+  explicit Layer(Weights weights)
+      : weights_(std::move(weights)), rope_(Spec::shape.d_head, Spec::shape.rope_base) {}
+
+  Weights& weights() { return weights_; }
+  /// An empty cache for this layer.
+  Cache make_cache(CacheOptions options = {}) const {
+    return Cache(CacheLayout{{layer_cache_layout(weights_, Spec::shape)}}, options);
+  }
+
+  /// x (rows, d_model), the next `rows` tokens of one sequence, through the layer in place; the cache
+  /// advances.
+  void prefill(TensorView<float, Dims<2>> x, Cache& cache, std::int64_t sequence = 0) {
+    check(x.extent(1) == Spec::shape.d_model && x.is_contiguous(), "Layer::prefill got rows of ", x.extent(1),
+          " elements; it needs contiguous rows of d_model = ", Spec::shape.d_model);
+    const std::int64_t rows = x.extent(0), position = cache.length(sequence);
+    rope_.reserve(position + rows);
+    cache.reserve(sequence, rows);
+    const SequenceRows tokens{.first_row = 0, .rows = rows, .position = position};
+    const ForwardCall call{.rows = rows,
+                           .sequences = {&tokens, 1},
+                           .rope = &rope_,
+                           .cache = &cache,
+                           .cache_sequence = {&sequence, 1}};
+    forward_layer<Widths>(weights_, Spec::shape, call, 0, x.data(), scratch_);
+    cache.advance(sequence, rows);
+  }
+  /// prefill() of one or a few tokens: the kernels choose their decode paths by the number of rows.
+  void decode(TensorView<float, Dims<2>> x, Cache& cache, std::int64_t sequence = 0) {
+    prefill(x, cache, sequence);
+  }
+
+ private:
+  Weights weights_;
+  cpu::RopeTable rope_;
+  LayerScratch scratch_;
+};
+
+}  // namespace rf
+
+#endif  // RECURFORMER_MODEL_LAYER_HPP

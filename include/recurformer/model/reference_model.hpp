@@ -1,0 +1,150 @@
+#ifndef RECURFORMER_MODEL_REFERENCE_MODEL_HPP
+#define RECURFORMER_MODEL_REFERENCE_MODEL_HPP
+
+// The executable definition of a whole model: naive loops in double over the model's own parameters, one
+// sequence, no cache. Logits, losses and (by finite differences) gradients are tested against it.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "recurformer/core/dtype.hpp"
+#include "recurformer/model/weights.hpp"
+#include "recurformer/reference/mixer_reference.hpp"
+
+namespace rf::reference {
+
+namespace detail {
+
+template <class T>
+std::vector<double> to_double(const T* data, std::int64_t size) {
+  std::vector<double> out(static_cast<std::size_t>(size));
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = convert<double>(data[i]);
+  return out;
+}
+
+/// y (rows, out) += x (rows, in) Wᵀ with W (out, in).
+template <class T>
+void add_product(const std::vector<double>& x, const Linear<T>& w, std::vector<double>& y) {
+  const auto in = static_cast<std::size_t>(w.in()), out = static_cast<std::size_t>(w.out());
+  const auto elements = to_double(w.data(), w.size());
+  for (std::size_t r = 0; r < x.size() / in; ++r)
+    for (std::size_t o = 0; o < out; ++o)
+      for (std::size_t i = 0; i < in; ++i) y[r * out + o] += x[r * in + i] * elements[o * in + i];
+}
+
+inline std::vector<double> rms_norm_rows(const std::vector<double>& x, const std::vector<float>& gain,
+                                         double epsilon) {
+  std::vector<double> y(x.size());
+  const std::size_t d = gain.size();
+  for (std::size_t r = 0; r < x.size() / d; ++r) {
+    double squares = 0;
+    for (std::size_t i = 0; i < d; ++i) squares += x[r * d + i] * x[r * d + i];
+    const double scale = 1.0 / std::sqrt(squares / static_cast<double>(d) + epsilon);
+    for (std::size_t i = 0; i < d; ++i) y[r * d + i] = x[r * d + i] * scale * static_cast<double>(gain[i]);
+  }
+  return y;
+}
+
+/// One run's heads into their columns of u (rows, heads · d_head).
+template <class K>
+void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vector<double>& h,
+               std::size_t rows, std::vector<double>& u) {
+  if (run.groups.empty()) return;
+  const HeadShape head_shape = shape.head_shape();
+  const auto width = static_cast<std::size_t>(run.width(head_shape));
+  const std::size_t all = width * run.groups.size();
+  std::vector<double> projected(rows * all);
+  add_product(h, run.projection, projected);
+  if (!run.bias.empty())
+    for (std::size_t i = 0; i < projected.size(); ++i) projected[i] += static_cast<double>(run.bias[i % all]);
+  for (std::size_t g = 0; g < run.groups.size(); ++g) {
+    std::vector<double> group_projected(rows * width),
+        out(rows * static_cast<std::size_t>(head_shape.group_width()));
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t i = 0; i < width; ++i)
+        group_projected[r * width + i] = projected[r * all + g * width + i];
+    std::vector<std::vector<double>> local;
+    for (const auto& tensor : run.local) {
+      const std::size_t size = tensor.size() / run.groups.size();
+      local.push_back(to_double(tensor.data() + g * size, static_cast<std::int64_t>(size)));
+    }
+    const std::vector<std::span<const double>> spans(local.begin(), local.end());
+    using Reference = MixerReference<typename K::Mixer>;
+    typename Reference::State state;
+    Reference::forward(run.mixer, head_shape,
+                       {.rows = static_cast<std::int64_t>(rows),
+                        .position = 0,
+                        .projected = group_projected.data(),
+                        .local = spans,
+                        .out = out.data()},
+                       state);
+    const auto columns = static_cast<std::size_t>(head_shape.group_width()),
+               total = static_cast<std::size_t>(shape.heads_width());
+    for (std::size_t r = 0; r < rows; ++r)
+      for (std::size_t i = 0; i < columns; ++i)
+        u[r * total + static_cast<std::size_t>(run.groups[g]) * columns + i] = out[r * columns + i];
+  }
+}
+
+}  // namespace detail
+
+/// x (rows, d_model) through one layer, in place.
+template <class Set, class P>
+void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape, std::vector<double>& x) {
+  const std::size_t rows = x.size() / static_cast<std::size_t>(shape.d_model);
+  const auto h = detail::rms_norm_rows(x, weights.mixer_norm, shape.norm_epsilon);
+  std::vector<double> u(rows * static_cast<std::size_t>(shape.heads_width()));
+  weights.for_each_run([&](std::size_t, const auto& run) { detail::run_heads(run, shape, h, rows, u); });
+  detail::add_product(u, weights.output, x);
+  if (shape.d_ff == 0) return;
+  const auto f = static_cast<std::size_t>(shape.d_ff);
+  std::vector<double> gate_up(rows * 2 * f), act(rows * f);
+  detail::add_product(detail::rms_norm_rows(x, weights.mlp_norm, shape.norm_epsilon), weights.gate_up,
+                      gate_up);
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t i = 0; i < f; ++i) {
+      const double gate = gate_up[r * 2 * f + i];
+      act[r * f + i] = gate / (1.0 + std::exp(-gate)) * gate_up[r * 2 * f + f + i];
+    }
+  detail::add_product(act, weights.down, x);
+}
+
+/// Logits (tokens, vocabulary) of one sequence.
+template <class Set, class P>
+std::vector<double> logits(const ModelWeights<Set, P>& weights, std::span<const std::int32_t> tokens) {
+  const LayerShape& shape = weights.shape.layer;
+  const auto d = static_cast<std::size_t>(shape.d_model);
+  std::vector<double> x(tokens.size() * d);
+  for (std::size_t r = 0; r < tokens.size(); ++r)
+    for (std::size_t i = 0; i < d; ++i)
+      x[r * d + i] = convert<double>(weights.embedding.data()[static_cast<std::size_t>(tokens[r]) * d + i]);
+  for (const auto& layer : weights.layers) forward_layer(layer, shape, x);
+  std::vector<double> out(tokens.size() * static_cast<std::size_t>(weights.shape.vocabulary));
+  detail::add_product(detail::rms_norm_rows(x, weights.final_norm, shape.norm_epsilon), weights.logits(),
+                      out);
+  return out;
+}
+
+/// Mean cross entropy of the rows of logits whose target is not negative.
+inline double cross_entropy_of(const std::vector<double>& logits, std::span<const std::int32_t> targets) {
+  const std::size_t vocabulary = logits.size() / targets.size();
+  double total = 0;
+  std::int64_t counted = 0;
+  for (std::size_t r = 0; r < targets.size(); ++r) {
+    if (targets[r] < 0) continue;
+    const double* row = logits.data() + r * vocabulary;
+    double most = row[0], sum = 0;
+    for (std::size_t i = 1; i < vocabulary; ++i) most = row[i] > most ? row[i] : most;
+    for (std::size_t i = 0; i < vocabulary; ++i) sum += std::exp(row[i] - most);
+    total += most + std::log(sum) - row[static_cast<std::size_t>(targets[r])];
+    ++counted;
+  }
+  return counted == 0 ? 0.0 : total / static_cast<double>(counted);
+}
+
+}  // namespace rf::reference
+
+#endif  // RECURFORMER_MODEL_REFERENCE_MODEL_HPP

@@ -1,0 +1,344 @@
+#ifndef RECURFORMER_MODEL_WEIGHTS_HPP
+#define RECURFORMER_MODEL_WEIGHTS_HPP
+
+// All parameters of a model, laid out for the kernels: per run one fused projection whose rows are
+// [group][declared projection][unit][row], and the local parameters as (group, unit, slice). Gradients are
+// the same structure in float.
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "recurformer/core/tensor.hpp"
+#include "recurformer/model/linear.hpp"
+#include "recurformer/model/parameters.hpp"
+#include "recurformer/spec/model_spec.hpp"
+
+namespace rf {
+
+/// The parameters of the groups of one kind in one layer.
+template <class K>
+struct RunWeights {
+  using Kind = K;
+  using Mixer = typename K::Mixer;
+  using Weight = typename K::Precision::Weight;
+
+  Mixer mixer;
+  std::vector<int> groups;  ///< the layer's indices of this run's groups, ascending
+  Linear<Weight> projection;
+  std::vector<float> bias;                ///< of the projection; empty if the mixer declares none
+  std::vector<std::vector<float>> local;  ///< declared order
+
+  RunWeights() = default;
+  RunWeights(const Mixer& which, std::vector<int> of_groups, const HeadShape& shape)
+      : mixer(which), groups(std::move(of_groups)) {
+    const auto count = static_cast<std::int64_t>(groups.size());
+    const std::int64_t rows = count * projection_width(mixer, shape);
+    projection = Linear<Weight>(rows, shape.d_model);
+    for (const ParameterSpec& parameter : mixer.parameters(shape)) {
+      if (parameter.role == Role::projection_bias) bias.resize(static_cast<std::size_t>(rows));
+      if (parameter.role == Role::local)
+        local.emplace_back(static_cast<std::size_t>(count * parameter.group_size(shape)));
+    }
+  }
+
+  std::int64_t width(const HeadShape& shape) const { return projection_width(mixer, shape); }
+};
+
+/// Calls f(const ParameterSpec&, g, T* data) for each declared parameter and each group g (counting the run's
+/// groups), where data points at the group's contiguous elements.
+template <class K, class F>
+void for_each_group_slice(RunWeights<K>& run, const HeadShape& shape, F&& f) {
+  const std::int64_t width = run.width(shape);
+  std::int64_t row = 0, bias_row = 0;
+  std::size_t local = 0;
+  for (const ParameterSpec& parameter : run.mixer.parameters(shape)) {
+    const std::int64_t size = parameter.group_size(shape);
+    for (std::size_t g = 0; g < run.groups.size(); ++g) {
+      const auto group = static_cast<std::int64_t>(g);
+      if (parameter.role == Role::projection)
+        f(parameter, g, run.projection.data() + (group * width + row) * shape.d_model);
+      else if (parameter.role == Role::projection_bias)
+        f(parameter, g, run.bias.data() + group * width + bias_row);
+      else
+        f(parameter, g, run.local[local].data() + group * size);
+    }
+    if (parameter.role == Role::projection) {
+      bias_row = row;  // a bias belongs to the projection declared just before it
+      row += parameter.group_rows(shape);
+    }
+    if (parameter.role == Role::local) ++local;
+  }
+}
+
+/// The parameters of one layer; Runs are in the order of the model's set of kinds, empty ones included.
+template <class Set, class P>
+struct LayerWeights;
+template <class... K, class P>
+struct LayerWeights<Kinds<K...>, P> {
+  using Weight = typename P::Weight;
+
+  std::vector<float> mixer_norm;  ///< (d_model)
+  std::tuple<RunWeights<K>...> runs;
+  Linear<Weight> output;        ///< W_O (d_model, heads · d_head), columns in the original order of heads
+  std::vector<float> mlp_norm;  ///< (d_model)
+  Linear<Weight> gate_up;       ///< W_gate over W_up (2 · d_ff, d_model)
+  Linear<Weight> down;          ///< (d_model, d_ff)
+
+  LayerWeights() = default;
+  LayerWeights(const LayerShape& shape, const std::tuple<typename K::Mixer...>& mixers,
+               const std::vector<int>& kind_of_group)
+      : mixer_norm(static_cast<std::size_t>(shape.d_model), 1.0f),
+        output(shape.d_model, shape.heads_width()),
+        mlp_norm(static_cast<std::size_t>(shape.d_ff > 0 ? shape.d_model : 0), 1.0f),
+        gate_up(2 * shape.d_ff, shape.d_model),
+        down(shape.d_model, shape.d_ff) {
+    check(static_cast<int>(kind_of_group.size()) == shape.kv_groups, "the plan of a layer names ",
+          kind_of_group.size(), " KV groups; the layer has ", shape.kv_groups);
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      ((std::get<I>(runs) = RunWeights<K>(std::get<I>(mixers), groups_of(kind_of_group, static_cast<int>(I)),
+                                          shape.head_shape())),
+       ...);
+    }
+    (std::index_sequence_for<K...>{});
+  }
+
+  /// Calls f(index of the run, run) for every run, empty ones included.
+  template <class F>
+  void for_each_run(F&& f) {
+    [&]<std::size_t... I>(std::index_sequence<I...>) { (f(I, std::get<I>(runs)), ...); }
+    (std::index_sequence_for<K...>{});
+  }
+  template <class F>
+  void for_each_run(F&& f) const {
+    [&]<std::size_t... I>(std::index_sequence<I...>) { (f(I, std::get<I>(runs)), ...); }
+    (std::index_sequence_for<K...>{});
+  }
+
+ private:
+  static std::vector<int> groups_of(const std::vector<int>& kind_of_group, int kind) {
+    std::vector<int> out;
+    for (std::size_t group = 0; group < kind_of_group.size(); ++group)
+      if (kind_of_group[group] == kind) out.push_back(static_cast<int>(group));
+    return out;
+  }
+};
+
+/// The parameters of a model.
+template <class Set, class P>
+struct ModelWeights {
+  using Weight = typename P::Weight;
+
+  ModelShape shape;
+  Linear<Weight> embedding;  ///< (vocabulary, d_model)
+  std::vector<LayerWeights<Set, P>> layers;
+  std::vector<float> final_norm;  ///< (d_model)
+  Linear<Weight> head;            ///< (vocabulary, d_model); empty if tied
+
+  ModelWeights() = default;
+  ModelWeights(const ModelShape& of_shape, const BoundPlan<Set>& plan)
+      : shape(of_shape),
+        embedding(of_shape.vocabulary, of_shape.layer.d_model),
+        final_norm(static_cast<std::size_t>(of_shape.layer.d_model), 1.0f),
+        head(of_shape.tied_embeddings ? 0 : of_shape.vocabulary, of_shape.layer.d_model) {
+    validate(shape);
+    check(static_cast<int>(plan.kind_of_group.size()) == shape.layers, "the plan has ",
+          plan.kind_of_group.size(), " layers; the model has ", shape.layers);
+    for (const auto& kind_of_group : plan.kind_of_group)
+      layers.emplace_back(shape.layer, plan.mixers, kind_of_group);
+  }
+
+  /// The matrix that makes logits.
+  const Linear<Weight>& logits() const { return shape.tied_embeddings ? embedding : head; }
+  Linear<Weight>& logits() { return shape.tied_embeddings ? embedding : head; }
+};
+
+namespace detail {
+
+template <class Set>
+struct FloatKinds;
+template <class... K>
+struct FloatKinds<Kinds<K...>> {
+  using type = Kinds<Kind<typename K::Mixer, Fp32>...>;
+};
+
+}  // namespace detail
+
+/// Gradients of ModelWeights<Set, P>: the same structure in float.
+template <class Set>
+using ModelGradients = ModelWeights<typename detail::FloatKinds<Set>::type, Fp32>;
+
+/// Every parameter in memory, in a fixed order that weights and gradients share.
+template <class Set, class P>
+std::vector<ParameterRef> parameter_refs(ModelWeights<Set, P>& weights) {
+  std::vector<ParameterRef> out;
+  int layer_index = -1, kind_index = -1;
+  const auto matrix = [&](const std::string& name, auto& linear) {
+    if (linear.size() > 0)
+      out.push_back({name, dtype_of<std::remove_cvref_t<decltype(*linear.data())>>, linear.data(),
+                     linear.size(), layer_index, kind_index, true});
+  };
+  const auto vector = [&](const std::string& name, std::vector<float>& values, bool weight_decay) {
+    if (!values.empty())
+      out.push_back({name, DType::F32, values.data(), static_cast<std::int64_t>(values.size()), layer_index,
+                     kind_index, weight_decay});
+  };
+  matrix("embedding", weights.embedding);
+  const HeadShape shape = weights.shape.layer.head_shape();
+  for (auto& layer : weights.layers) {
+    ++layer_index;
+    const std::string prefix = text("layers.", layer_index, ".");
+    vector(prefix + "mixer_norm", layer.mixer_norm, false);
+    layer.for_each_run([&](std::size_t kind, auto& run) {
+      if (run.groups.empty()) return;
+      kind_index = static_cast<int>(kind);
+      const std::string of_run = prefix + std::string(run.mixer.name) + ".";
+      matrix(of_run + "projection", run.projection);
+      vector(of_run + "bias", run.bias, false);
+      std::size_t local = 0;
+      for (const ParameterSpec& parameter : run.mixer.parameters(shape))
+        if (parameter.role == Role::local)
+          vector(of_run + std::string(parameter.name), run.local[local++], parameter.weight_decay);
+      kind_index = -1;
+    });
+    matrix(prefix + "output", layer.output);
+    vector(prefix + "mlp_norm", layer.mlp_norm, false);
+    matrix(prefix + "gate_up", layer.gate_up);
+    matrix(prefix + "down", layer.down);
+  }
+  layer_index = -1;
+  vector("final_norm", weights.final_norm, false);
+  matrix("head", weights.head);
+  return out;
+}
+
+/// Every tensor of the model's checkpoint. Names and shapes are those of Hugging Face's Llama; a tensor of a
+/// mixer holds the groups whose mixer declares it (under its module), in the original order of groups.
+template <class Set, class P>
+std::vector<FileTensor> file_tensors(ModelWeights<Set, P>& weights) {
+  std::vector<FileTensor> out;
+  const auto matrix = [&](const std::string& name, auto* data, std::int64_t rows, std::int64_t columns) {
+    const DType dtype = dtype_of<std::remove_cvref_t<decltype(*data)>>;
+    if (rows * columns > 0) out.push_back({name, {rows, columns}, dtype, {{dtype, data, rows * columns}}});
+  };
+  const auto vector = [&](const std::string& name, std::vector<float>& values) {
+    const auto size = static_cast<std::int64_t>(values.size());
+    if (size > 0) out.push_back({name, {size}, DType::F32, {{DType::F32, values.data(), size}}});
+  };
+  const LayerShape& shape = weights.shape.layer;
+  const HeadShape head_shape = shape.head_shape();
+
+  matrix("model.embed_tokens.weight", weights.embedding.data(), weights.embedding.out(),
+         weights.embedding.in());
+  for (std::size_t l = 0; l < weights.layers.size(); ++l) {
+    auto& layer = weights.layers[l];
+    const std::string prefix = text("model.layers.", l, ".");
+    vector(prefix + "input_layernorm.weight", layer.mixer_norm);
+
+    struct GroupPiece {
+      int group;
+      FilePiece piece;
+    };
+    struct Gathered {
+      FileTensor tensor;
+      std::vector<GroupPiece> pieces;
+    };
+    std::vector<Gathered> gathered;
+    layer.for_each_run([&](std::size_t, auto& run) {
+      for_each_group_slice(run, head_shape, [&](const ParameterSpec& parameter, std::size_t g, auto* data) {
+        const std::string name = prefix + std::string(run.mixer.module) + "." + std::string(parameter.name);
+        const DType dtype = dtype_of<std::remove_cvref_t<decltype(*data)>>;
+        auto found = std::find_if(gathered.begin(), gathered.end(),
+                                  [&](const Gathered& one) { return one.tensor.name == name; });
+        if (found == gathered.end()) {
+          FileTensor tensor{name, {0}, dtype, {}};
+          if (parameter.slice.rank == 2) tensor.shape.push_back(parameter.slice.columns);
+          found = gathered.insert(gathered.end(), Gathered{std::move(tensor), {}});
+        }
+        found->tensor.shape[0] += parameter.group_rows(head_shape);
+        found->pieces.push_back({run.groups[g], {dtype, data, parameter.group_size(head_shape)}});
+      });
+    });
+    for (Gathered& one : gathered) {
+      std::sort(one.pieces.begin(), one.pieces.end(),
+                [](const GroupPiece& a, const GroupPiece& b) { return a.group < b.group; });
+      for (const GroupPiece& piece : one.pieces) one.tensor.pieces.push_back(piece.piece);
+      out.push_back(std::move(one.tensor));
+    }
+
+    matrix(prefix + "self_attn.o_proj.weight", layer.output.data(), layer.output.out(), layer.output.in());
+    vector(prefix + "post_attention_layernorm.weight", layer.mlp_norm);
+    if (shape.d_ff > 0) {
+      matrix(prefix + "mlp.gate_proj.weight", layer.gate_up.data(), shape.d_ff, shape.d_model);
+      matrix(prefix + "mlp.up_proj.weight", layer.gate_up.data() + std::int64_t{shape.d_ff} * shape.d_model,
+             shape.d_ff, shape.d_model);
+      matrix(prefix + "mlp.down_proj.weight", layer.down.data(), shape.d_model, shape.d_ff);
+    }
+  }
+  vector("model.norm.weight", weights.final_norm);
+  if (!weights.shape.tied_embeddings)
+    matrix("lm_head.weight", weights.head.data(), weights.head.out(), weights.head.in());
+  return out;
+}
+
+/// Rearranges every matrix for inference; see Linear::pack.
+template <class Set, class P>
+void pack(ModelWeights<Set, P>& weights) {
+  for (auto& layer : weights.layers) {
+    layer.for_each_run([](std::size_t, auto& run) { run.projection.pack(); });
+    layer.output.pack();
+    layer.gate_up.pack();
+    layer.down.pack();
+  }
+  weights.logits().pack(weights.shape.tied_embeddings ? KeepRows::yes : KeepRows::no);
+}
+
+/// Fresh parameters: normal with deviation 1/√fan_in, output projections scaled by 1/√(2·layers), embeddings
+/// 0.02, mixers as they declare. Depends on the seed only.
+template <class Set, class P>
+void initialise(ModelWeights<Set, P>& weights, std::uint64_t seed) {
+  const LayerShape& shape = weights.shape.layer;
+  const auto normal = [](auto* data, std::int64_t size, double deviation, Random random) {
+    for (std::int64_t i = 0; i < size; ++i)
+      data[i] =
+          convert<std::remove_cvref_t<decltype(*data)>>(static_cast<float>(deviation * random.normal()));
+  };
+  const auto fan_in = [](std::int64_t n) {
+    return 1.0 / std::sqrt(static_cast<double>(std::max<std::int64_t>(n, 1)));
+  };
+  const double residual = 1.0 / std::sqrt(2.0 * weights.shape.layers);
+  std::uint64_t stream = 0;
+  normal(weights.embedding.data(), weights.embedding.size(), 0.02, Random::stream(seed, stream++));
+  for (auto& layer : weights.layers) {
+    layer.for_each_run([&](std::size_t, auto& run) {
+      Random random = Random::stream(seed, stream++);
+      for_each_group_slice(
+          run, shape.head_shape(), [&](const ParameterSpec& parameter, std::size_t, auto* data) {
+            std::vector<float> slice(static_cast<std::size_t>(parameter.slice.size()));
+            for (int unit = 0; unit < parameter.units_per_group(shape.head_shape()); ++unit) {
+              parameter.initialise(slice, shape.head_shape(), random);
+              for (const float value : slice) *data++ = convert<std::remove_cvref_t<decltype(*data)>>(value);
+            }
+          });
+    });
+    normal(layer.output.data(), layer.output.size(), residual * fan_in(layer.output.in()),
+           Random::stream(seed, stream++));
+    normal(layer.gate_up.data(), layer.gate_up.size(), fan_in(layer.gate_up.in()),
+           Random::stream(seed, stream++));
+    normal(layer.down.data(), layer.down.size(), residual * fan_in(layer.down.in()),
+           Random::stream(seed, stream++));
+  }
+  if (!weights.shape.tied_embeddings)
+    normal(weights.head.data(), weights.head.size(), fan_in(weights.head.in()),
+           Random::stream(seed, stream++));
+}
+
+}  // namespace rf
+
+#endif  // RECURFORMER_MODEL_WEIGHTS_HPP

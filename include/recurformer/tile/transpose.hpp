@@ -1,0 +1,51 @@
+#ifndef RECURFORMER_TILE_TRANSPOSE_HPP
+#define RECURFORMER_TILE_TRANSPOSE_HPP
+
+// Register transposes: a square of width × width floats, log2(width) rounds of exchanges between rows that are
+// 1, 2, 4, … apart. In the round of distance `step`, the off-diagonal step × step blocks of every
+// 2·step × 2·step block swap places.
+
+#include <utility>
+
+#include "recurformer/tile/simd.hpp"
+
+namespace rf::simd {
+inline namespace RECURFORMER_ISA {
+
+namespace detail {
+
+template <int Step, int... Lane>
+RECURFORMER_INLINE Vec exchange_low(Vec a, Vec b, std::integer_sequence<int, Lane...>) {
+  return __builtin_shufflevector(a, b, ((Lane & Step) == 0 ? Lane : width + Lane - Step)...);
+}
+template <int Step, int... Lane>
+RECURFORMER_INLINE Vec exchange_high(Vec a, Vec b, std::integer_sequence<int, Lane...>) {
+  return __builtin_shufflevector(a, b, ((Lane & Step) == 0 ? Lane + Step : width + Lane)...);
+}
+
+template <int Step>
+RECURFORMER_INLINE void transpose_round(Vec (&rows)[width]) {
+  constexpr auto lanes = std::make_integer_sequence<int, width>{};
+#pragma GCC unroll 16
+  for (int i = 0; i < width; ++i) {
+    if ((i & Step) != 0) continue;
+    const Vec low = exchange_low<Step>(rows[i], rows[i + Step], lanes);
+    rows[i + Step] = exchange_high<Step>(rows[i], rows[i + Step], lanes);
+    rows[i] = low;
+  }
+}
+
+}  // namespace detail
+
+/// rows[i][j] becomes rows[j][i].
+RECURFORMER_INLINE void transpose(Vec (&rows)[width]) {
+  detail::transpose_round<1>(rows);
+  detail::transpose_round<2>(rows);
+  if constexpr (width >= 8) detail::transpose_round<4>(rows);
+  if constexpr (width >= 16) detail::transpose_round<8>(rows);
+}
+
+}  // namespace RECURFORMER_ISA
+}  // namespace rf::simd
+
+#endif  // RECURFORMER_TILE_TRANSPOSE_HPP
