@@ -1,0 +1,6 @@
+// expect: recurformer: the host cannot read or write elements of a tensor in device memory; copy it to a host
+// tensor first
+#include "../support/fake_device.hpp"
+#include "recurformer/core/tensor.hpp"
+
+float first(rf::TensorView<const float, rf::Dims<2>, rf::test::FakeDevice> view) { return view(0, 0); }
