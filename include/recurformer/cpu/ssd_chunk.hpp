@@ -48,24 +48,28 @@ namespace detail {
 
 constexpr int ssd_round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-/// Buffers of one chunk that are the same for forward and backward. Rows from the chunk's last token up to a
-/// multiple of chunk_row_block are zero.
-template <int P>
-struct SsdChunk {
-  static constexpr int Q = ssd_chunk_rows(P);
-
-  alignas(64) float kt[P][Q];         // kᵀ
-  alignas(64) float vs[Q][P];         // Δ v
+/// Step sizes and decays of one chunk of Q tokens.
+template <int Q>
+struct SsdDecays {
   alignas(64) float relative[Q][Q];   // L; only the tiles of for_lower_tiles
-  alignas(64) float scores[Q][Q];     // M
-  alignas(64) float head[Q][P];       // q of the head being worked on
-  alignas(64) float tail_v[Q][P];     // e^{A_Q - A} Δ v
-  alignas(64) float step[Q];          // Δ
+  alignas(64) float step[Q];          // Δ; zero behind the chunk's last token
   alignas(64) float high[Q], low[Q];  // A = high + low
   alignas(64) float from_start[Q];    // e^{A}
   alignas(64) float to_end[Q];        // e^{A_Q - A}
   float decay;                        // e^{A_Q}
   int rows, padded;                   // tokens; rounded up to a multiple of chunk_row_block
+};
+
+/// What forward keeps of one chunk. Rows of every buffer from `rows` up to `padded` are zero.
+template <int P>
+struct SsdChunk : SsdDecays<ssd_chunk_rows(P)> {
+  static constexpr int Q = ssd_chunk_rows(P);
+
+  alignas(64) float kt[P][Q];      // kᵀ
+  alignas(64) float vs[Q][P];      // Δ v
+  alignas(64) float tail_v[Q][P];  // e^{A_Q - A} Δ v
+  alignas(64) float head[Q][P];    // q of the head being worked on
+  alignas(64) float scores[Q][Q];  // its M; only the tiles of for_lower_tiles
 };
 
 /// The calling thread's buffers of type T.
@@ -84,10 +88,12 @@ inline void ssd_copy_rows(const float* from, std::int64_t stride, int rows, int 
     for (int c = 0; c < P; c += simd::width) simd::store(to[i] + c, simd::zero());
 }
 
-/// Step sizes and decays of the tokens [first, first + rows).
-template <int P>
-void ssd_load_decays(const SsdSequence& s, std::int64_t first, SsdChunk<P>& chunk) {
-  constexpr int Q = SsdChunk<P>::Q;
+/// Everything but `relative` of chunk `index`.
+template <int Q>
+void ssd_load_decays(const SsdSequence& s, std::int64_t index, SsdDecays<Q>& chunk) {
+  const std::int64_t first = index * Q;
+  chunk.rows = static_cast<int>(std::min<std::int64_t>(Q, s.rows - first));
+  chunk.padded = ssd_round_up(chunk.rows, chunk_row_block);
   double sum = 0;
   for (int i = 0; i < Q; ++i) {  // behind the last token nothing decays
     chunk.step[i] = i < chunk.rows ? s.step[(first + i) * s.stride] : 0.0f;
@@ -105,8 +111,8 @@ void ssd_load_decays(const SsdSequence& s, std::int64_t first, SsdChunk<P>& chun
 }
 
 /// L on the tiles that for_lower_tiles visits.
-template <int P>
-void ssd_relative_decays(SsdChunk<P>& chunk) {
+template <int Q>
+void ssd_relative_decays(SsdDecays<Q>& chunk) {
   for_lower_tiles(chunk.padded, [&]<int R, int V>(int row, int column) {
     for (int j = 0; j < V * simd::width; j += simd::width) {
       const simd::Vec high = simd::load(chunk.high + column + j), low = simd::load(chunk.low + column + j);
@@ -126,9 +132,7 @@ template <int P>
 void ssd_load_chunk(const SsdSequence& s, std::int64_t index, SsdChunk<P>& chunk) {
   constexpr int Q = SsdChunk<P>::Q;
   const std::int64_t first = index * Q;
-  chunk.rows = static_cast<int>(std::min<std::int64_t>(Q, s.rows - first));
-  chunk.padded = ssd_round_up(chunk.rows, chunk_row_block);
-  ssd_load_decays(s, first, chunk);
+  ssd_load_decays(s, index, chunk);
   chunk_transpose(s.k + first * s.stride, s.stride, chunk.rows, P, &chunk.kt[0][0], Q);
   ssd_copy_rows(s.v + first * s.stride, s.stride, chunk.rows, chunk.padded, chunk.vs);
   for (int i = 0; i < chunk.rows; ++i)
@@ -140,9 +144,9 @@ void ssd_load_chunk(const SsdSequence& s, std::int64_t index, SsdChunk<P>& chunk
 }
 
 /// M of one head from its q in chunk.head.
-template <int P>
-void ssd_scores(float c0, float c1, SsdChunk<P>& chunk) {
-  constexpr int Q = SsdChunk<P>::Q;
+template <int P, class Chunk>
+void ssd_scores(float c0, float c1, Chunk& chunk) {
+  constexpr int Q = Chunk::Q;
   for_lower_tiles(chunk.padded, [&]<int R, int V>(int row, int column) {
     simd::Vec tile[R][V] = {};
     add_product<P, Q>(tile, chunk.head[row], chunk.kt[0] + column, P);
@@ -165,7 +169,7 @@ void ssd_chunk_output(const SsdSequence& s, std::int64_t index, const float* sta
   for (int h = 0; h < s.heads; ++h) {
     const float c0 = s.c0[h], c1 = s.c1[h];
     ssd_copy_rows(s.q + first * s.stride + h * P, s.stride, chunk.rows, chunk.padded, chunk.head);
-    ssd_scores(c0, c1, chunk);
+    ssd_scores<P>(c0, c1, chunk);
     for_tiles<P>(chunk.padded, [&]<int R, int V>(int row, int column) {
       simd::Vec tile[R][V] = {};
       if (state != nullptr) {

@@ -1,0 +1,348 @@
+#ifndef RECURFORMER_CPU_SSD_BACKWARD_HPP
+#define RECURFORMER_CPU_SSD_BACKWARD_HPP
+
+// Gradients of the SSD recurrence (cpu/ssd.hpp), chunk by chunk from the last to the first. With the scores
+// M, the relative decays L and the state s before the chunk as in forward, G the gradient of the state behind
+// it (G_r its last row), u_j = k_j G + G_r and W = dy vᵀ:
+//
+//   dv = Δ ∘ (Σ_heads Mᵀ dy + e^{A_Q - A} ∘ u) + Σ_heads D ∘ dy
+//   dq = c1 (e^{A} ∘ (dy sᵀ) + (W ∘ L)(Δ k))
+//   dk = Δ ∘ (Σ_heads c1 (W ∘ L)ᵀ q + e^{A_Q - A} ∘ (v Gᵀ))
+//   G ← e^{A_Q} G + Σ_heads q'ᵀ (e^{A} ∘ dy)
+//
+// The decay of token t multiplies every path from a token j < t to one i >= t, so the gradient of Δ_t a is
+//
+//   α_t = Σ_{j < t <= i} Δ_j (M ∘ W)_ij + Σ_{i >= t} e^{A_i} q'_iᵀ s dy_i + Σ_{j < t} Δ_j e^{A_Q - A_j} u_j
+//   v_j
+//         + e^{A_Q} ⟨G, s⟩,
+//
+// summed as it stands: as a difference of row and column sums of M ∘ W, which is shorter, rounding would
+// drown it wherever the decay is strong. Then dΔ_t = v_t · (dv_t's bracket) + a α_t and da = Σ Δ_t α_t.
+//
+// Flow: parallel over states. Sequences start from a zero state and the state behind them has no gradient.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "recurformer/core/parallel.hpp"
+#include "recurformer/cpu/chunk_product.hpp"
+#include "recurformer/cpu/ssd_chunk.hpp"
+
+namespace rf::cpu {
+
+/// Gradients of one SsdSequence, of which backward reads the inputs only. Rows of dq, dk, dv and d_step are
+/// d_stride floats apart and overwritten; the rest is added to.
+struct SsdGradient {
+  const float* chunk_states = nullptr;  ///< (ssd_chunks, state), as forward wrote it
+  const float* dy = nullptr;            ///< (rows, heads · d_head); may be dq with the same stride
+  std::int64_t dy_stride = 0;
+  float* dq = nullptr;      ///< (rows, heads · d_head)
+  float* dk = nullptr;      ///< (rows, d_head)
+  float* dv = nullptr;      ///< (rows, d_head)
+  float* d_step = nullptr;  ///< (rows)
+  std::int64_t d_stride = 0;
+  double* d_rate = nullptr;  ///< one number
+  double* d_c0 = nullptr;    ///< (heads)
+  double* d_c1 = nullptr;    ///< (heads)
+  float* d_skip = nullptr;   ///< (heads, d_head)
+};
+
+inline namespace RECURFORMER_ISA {
+namespace detail {
+
+/// What backward keeps of one chunk. Rows of every buffer from `rows` up to `padded` are zero.
+template <int P>
+struct SsdBackwardChunk : SsdDecays<ssd_chunk_rows(P)> {
+  static constexpr int Q = ssd_chunk_rows(P);
+
+  alignas(64) float kt[P][Q], vt[P][Q];          // kᵀ, vᵀ
+  alignas(64) float k[Q][P], ks[Q][P];           // k, Δ k
+  alignas(64) float v[Q][P];                     // v
+  alignas(64) float state_t[P][P];               // sᵀ without its last row
+  alignas(64) float carry[(P + 1) * P];          // G
+  alignas(64) float carry_t[P][P];               // Gᵀ without its last row
+  alignas(64) float dk[Q][P], dv[Q][P];          // the brackets above
+  alignas(64) float skipped[Q][P];               // Σ_heads D ∘ dy
+  alignas(64) float paths[Q][Q];                 // Σ_heads M ∘ W
+  alignas(64) float read[Q];                     // e^{A} q'ᵀ s dy, summed over heads
+  alignas(64) float head[Q][P], dy[Q][P];        // of the head being worked on
+  alignas(64) float start_dy[Q][P];              // its e^{A} ∘ dy
+  alignas(64) float from_state[Q][P], dq[Q][P];  // its e^{A} ∘ (dy sᵀ); dq / c1
+  alignas(64) float scores[Q][Q];                // its M
+  alignas(64) float weights[Q][Q];               // its W ∘ L
+};
+
+/// Σ a[c] b[c] over P lanes.
+template <int P>
+RECURFORMER_INLINE float ssd_dot(const float* a, const float* b) {
+  simd::Vec sum = simd::zero();
+  for (int c = 0; c < P; c += simd::width) sum += simd::load(a + c) * simd::load(b + c);
+  return simd::reduce_add(sum);
+}
+
+/// Fills the inputs and what G alone contributes; `state` is null for zero.
+template <int P>
+void ssd_backward_load(const SsdSequence& s, std::int64_t index, const float* state, bool has_carry,
+                       SsdBackwardChunk<P>& b) {
+  constexpr int Q = SsdBackwardChunk<P>::Q;
+  const std::int64_t first = index * Q * s.stride;
+  ssd_load_decays(s, index, b);
+  ssd_relative_decays(b);
+  chunk_transpose(s.k + first, s.stride, b.rows, P, b.kt[0], Q);
+  chunk_transpose(s.v + first, s.stride, b.rows, P, b.vt[0], Q);
+  ssd_copy_rows(s.k + first, s.stride, b.rows, b.padded, b.k);
+  ssd_copy_rows(s.v + first, s.stride, b.rows, b.padded, b.v);
+  for (int i = 0; i < b.padded; ++i) {
+    b.read[i] = 0;
+    for (int c = 0; c < P; c += simd::width) {
+      simd::store(b.ks[i] + c, b.step[i] * simd::load(b.k[i] + c));
+      simd::store(b.skipped[i] + c, simd::zero());
+    }
+  }
+  if (state != nullptr) chunk_transpose(state, P, P, P, b.state_t[0], P);
+  if (has_carry) chunk_transpose(b.carry, P, P, P, b.carry_t[0], P);
+  for_tiles<P>(b.padded, [&]<int R, int V>(int row, int column) {
+    simd::Vec dv[R][V] = {}, dk[R][V] = {};
+    if (has_carry) {
+      add_product<P, P>(dv, b.k[row], b.carry + column, P);
+      for (int i = 0; i < R; ++i)
+        for (int j = 0; j < V; ++j)
+          dv[i][j] = b.to_end[row + i] * (dv[i][j] + simd::load(b.carry + P * P + column + j * simd::width));
+    }
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < V; ++j) simd::store(b.dv[row + i] + column + j * simd::width, dv[i][j]);
+    if (has_carry) add_product<P, P>(dk, b.v[row], b.carry_t[0] + column, P);
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < V; ++j)
+        simd::store(b.dk[row + i] + column + j * simd::width, b.to_end[row + i] * dk[i][j]);
+  });
+}
+
+/// W ∘ L, and M ∘ W added to the paths.
+template <int P>
+void ssd_backward_weights(bool first_head, SsdBackwardChunk<P>& b) {
+  constexpr int Q = SsdBackwardChunk<P>::Q;
+  for_lower_tiles(b.padded, [&]<int R, int V>(int row, int column) {
+    simd::Vec tile[R][V] = {};
+    add_product<P, Q>(tile, b.dy[row], b.vt[0] + column, P);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < V; ++j) {
+        const int r = row + i, c = column + j * simd::width;
+        const simd::Vec path = tile[i][j] * simd::load(b.scores[r] + c);
+        simd::store(b.weights[r] + c, tile[i][j] * simd::load(b.relative[r] + c));
+        simd::store(b.paths[r] + c, first_head ? path : simd::load(b.paths[r] + c) + path);
+      }
+  });
+}
+
+/// from_state and dq / c1.
+template <int P>
+void ssd_backward_query(bool has_state, SsdBackwardChunk<P>& b) {
+  constexpr int Q = SsdBackwardChunk<P>::Q;
+  for_tiles<P>(b.padded, [&]<int R, int V>(int row, int column) {
+    simd::Vec tile[R][V] = {};
+    if (has_state) {
+      add_product<P, P>(tile, b.start_dy[row], b.state_t[0] + column, P);
+      for (int i = 0; i < R; ++i)
+        for (int j = 0; j < V; ++j) simd::store(b.from_state[row + i] + column + j * simd::width, tile[i][j]);
+    }
+    add_product<Q, P>(tile, b.weights[row], b.ks[0] + column, row + R);
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < V; ++j) simd::store(b.dq[row + i] + column + j * simd::width, tile[i][j]);
+  });
+}
+
+/// Adds Mᵀ dy and c1 (W ∘ L)ᵀ q.
+template <int P>
+void ssd_backward_key_value(float c1, SsdBackwardChunk<P>& b) {
+  constexpr int Q = SsdBackwardChunk<P>::Q;
+  for_tiles<P>(b.padded, [&]<int R, int V>(int row, int column) {
+    const int depth = b.padded - row;
+    simd::Vec dv[R][V] = {}, dk[R][V] = {};
+    add_transposed_product<Q, P>(dv, b.scores[row] + row, b.dy[row] + column, depth);
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < V; ++j) {
+        float* at = b.dv[row + i] + column + j * simd::width;
+        simd::store(at, simd::load(at) + dv[i][j]);
+      }
+    add_transposed_product<Q, P>(dk, b.weights[row] + row, b.head[row] + column, depth);
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < V; ++j) {
+        float* at = b.dk[row + i] + column + j * simd::width;
+        simd::store(at, simd::load(at) + c1 * dk[i][j]);
+      }
+  });
+}
+
+/// G ← factor · G + q'ᵀ (e^{A} ∘ dy); factor 0 does not read G.
+template <int P>
+void ssd_backward_carry(float factor, float c0, float c1, SsdBackwardChunk<P>& b) {
+  const auto add = [&](float* at, simd::Vec x) {
+    simd::store(at, factor != 0.0f ? factor * simd::load(at) + x : x);
+  };
+  for_tiles<P>(P, [&]<int R, int V>(int row, int column) {
+    simd::Vec tile[R][V] = {};
+    add_transposed_product<P, P>(tile, b.head[0] + row, b.start_dy[0] + column, b.padded);
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < V; ++j) add(b.carry + (row + i) * P + column + j * simd::width, c1 * tile[i][j]);
+  });
+  for (int c = 0; c < P; c += simd::width) {
+    simd::Vec sum = simd::zero();
+    for (int i = 0; i < b.rows; ++i) sum += simd::load(b.start_dy[i] + c);
+    add(b.carry + P * P + c, c0 * sum);
+  }
+}
+
+/// Loads q and dy of head h, with what D does to them.
+template <int P>
+void ssd_backward_load_head(const SsdSequence& s, const SsdGradient& g, std::int64_t first, int h,
+                            SsdBackwardChunk<P>& b) {
+  ssd_copy_rows(s.q + first * s.stride + h * P, s.stride, b.rows, b.padded, b.head);
+  ssd_copy_rows(g.dy + first * g.dy_stride + h * P, g.dy_stride, b.rows, b.padded, b.dy);
+  for (int c = 0; c < P; c += simd::width) {
+    const simd::Vec skip = simd::load(s.skip + h * P + c);
+    simd::Vec sum = simd::zero();
+    for (int i = 0; i < b.padded; ++i) {
+      const simd::Vec dy = simd::load(b.dy[i] + c);
+      simd::store(b.start_dy[i] + c, b.from_start[i] * dy);
+      simd::store(b.skipped[i] + c, simd::load(b.skipped[i] + c) + skip * dy);
+      sum += dy * simd::load(b.v[i] + c);
+    }
+    float* d_skip = g.d_skip + h * P + c;
+    simd::store(d_skip, simd::load(d_skip) + sum);
+  }
+}
+
+/// Writes dq of head h and adds to dc0, dc1 and `read`.
+template <int P>
+void ssd_backward_finish_head(const SsdSequence& s, const SsdGradient& g, std::int64_t first, int h,
+                              const float* state, SsdBackwardChunk<P>& b) {
+  constexpr int Q = SsdBackwardChunk<P>::Q;
+  const float c0 = s.c0[h], c1 = s.c1[h];
+  simd::Vec d_c0 = simd::zero(), d_c1 = simd::zero();
+  for (int i = 0; i < b.rows; ++i) {
+    simd::Vec read = simd::zero();
+    for (int c = 0; c < P; c += simd::width) {
+      const simd::Vec q = simd::load(b.head[i] + c), dq = simd::load(b.dq[i] + c);
+      d_c1 += q * dq;
+      simd::store(g.dq + (first + i) * g.d_stride + h * P + c, c1 * dq);
+      if (state != nullptr) {
+        const simd::Vec constant = simd::load(state + P * P + c) * simd::load(b.start_dy[i] + c);
+        d_c0 += constant;
+        read += c1 * q * simd::load(b.from_state[i] + c) + c0 * constant;
+      }
+    }
+    if (state != nullptr) b.read[i] += simd::reduce_add(read);
+  }
+  for (int c = 0; c < b.padded; c += simd::width) {
+    simd::Vec sum = simd::zero();
+    for (int i = c; i < b.padded; ++i) sum += simd::load(b.weights[i] + c);
+    d_c0 += sum * simd::load(b.step + c);
+  }
+  static_assert(Q % simd::width == 0);
+  g.d_c0[h] += static_cast<double>(simd::reduce_add(d_c0));
+  g.d_c1[h] += static_cast<double>(simd::reduce_add(d_c1));
+}
+
+/// crossing[t] = Σ_{j < t <= i} Δ_j paths[i][j].
+template <int P>
+void ssd_backward_crossing(const SsdBackwardChunk<P>& b, float* crossing) {
+  constexpr int Q = SsdBackwardChunk<P>::Q;
+  simd::Vec below[Q / simd::width] = {};  // Σ_{i >= t} paths[i][j]
+  for (int t = b.rows - 1; t >= 0; --t) {
+    simd::Vec sum = simd::zero();
+    for (int c = 0; c <= t; c += simd::width) {
+      simd::Vec& column = below[c / simd::width];
+      column += simd::load(b.paths[t] + c);
+      const simd::Vec weighted = column * simd::load(b.step + c);
+      sum += simd::select(simd::iota() + c < t, weighted, simd::zero());
+    }
+    crossing[t] = simd::reduce_add(sum);
+  }
+}
+
+/// The gradients of step sizes and rate, and dk and dv, once all heads are done. to_carry[j] is
+/// Δ_j e^{A_Q - A_j} u_j v_j, through_carry is e^{A_Q} ⟨G, s⟩.
+template <int P>
+void ssd_backward_finish(const SsdSequence& s, const SsdGradient& g, std::int64_t first,
+                         const float* to_carry, double through_carry, SsdBackwardChunk<P>& b) {
+  constexpr int Q = SsdBackwardChunk<P>::Q;
+  float crossing[Q];
+  ssd_backward_crossing(b, crossing);
+  double before[Q], reads = 0, d_rate = 0;
+  double sum = 0;
+  for (int t = 0; t < b.rows; ++t) {
+    before[t] = sum;
+    sum += static_cast<double>(to_carry[t]);
+  }
+  for (int t = b.rows - 1; t >= 0; --t) {
+    reads += static_cast<double>(b.read[t]);
+    const double alpha = static_cast<double>(crossing[t]) + reads + before[t] + through_carry;
+    d_rate += static_cast<double>(b.step[t]) * alpha;
+    g.d_step[(first + t) * g.d_stride] =
+        ssd_dot<P>(b.dv[t], b.v[t]) + static_cast<float>(static_cast<double>(s.rate) * alpha);
+    for (int c = 0; c < P; c += simd::width) {
+      simd::store(g.dk + (first + t) * g.d_stride + c, b.step[t] * simd::load(b.dk[t] + c));
+      simd::store(g.dv + (first + t) * g.d_stride + c,
+                  b.step[t] * simd::load(b.dv[t] + c) + simd::load(b.skipped[t] + c));
+    }
+  }
+  *g.d_rate += d_rate;
+}
+
+/// One chunk; b.carry holds G unless this is the last one.
+template <int P>
+void ssd_backward_chunk(const SsdSequence& s, const SsdGradient& g, std::int64_t index,
+                        SsdBackwardChunk<P>& b) {
+  constexpr int Q = SsdBackwardChunk<P>::Q;
+  const std::int64_t size = ssd_state_size(P), first = index * Q;
+  const bool has_carry = index + 1 < ssd_chunks(P, s.rows);
+  const float* state = index > 0 ? g.chunk_states + index * size : nullptr;
+  ssd_backward_load(s, index, state, has_carry, b);
+  float to_carry[Q] = {};
+  double through_carry = 0;
+  if (has_carry)
+    for (int i = 0; i < b.rows; ++i) to_carry[i] = b.step[i] * ssd_dot<P>(b.dv[i], b.v[i]);
+  if (has_carry && state != nullptr)
+    for (int row = 0; row <= P; ++row)
+      through_carry += static_cast<double>(ssd_dot<P>(b.carry + row * P, state + row * P));
+  for (int h = 0; h < s.heads; ++h) {
+    ssd_backward_load_head(s, g, first, h, b);
+    ssd_scores<P>(s.c0[h], s.c1[h], b);
+    ssd_backward_weights(h == 0, b);
+    ssd_backward_query(state != nullptr, b);
+    ssd_backward_key_value(s.c1[h], b);
+    ssd_backward_finish_head(s, g, first, h, state, b);
+    if (state != nullptr) ssd_backward_carry(h > 0 ? 1.0f : has_carry ? b.decay : 0.0f, s.c0[h], s.c1[h], b);
+  }
+  ssd_backward_finish(s, g, first, to_carry, static_cast<double>(b.decay) * through_carry, b);
+}
+
+}  // namespace detail
+
+/// Gradients of all sequences of a batch; gradients[i] belongs to sequences[i]. Chunks run from the last to
+/// the first: prepare(i, first, count) is called before the kernel reads rows [first, first + count) of dy,
+/// and finish(i, first, count) after it has written those rows of the gradients.
+template <int P, class Prepare, class Finish>
+void ssd_backward(std::span<const SsdSequence> sequences, std::span<const SsdGradient> gradients,
+                  Prepare&& prepare, Finish&& finish) {
+  constexpr int Q = ssd_chunk_rows(P);
+  parallel_for(static_cast<std::int64_t>(sequences.size()), [&](std::int64_t i) {
+    const SsdSequence& s = sequences[static_cast<std::size_t>(i)];
+    auto& chunk = detail::ssd_scratch<detail::SsdBackwardChunk<P>>();
+    for (std::int64_t c = ssd_chunks(P, s.rows) - 1; c >= 0; --c) {
+      prepare(i, c * Q, std::min<std::int64_t>(Q, s.rows - c * Q));
+      detail::ssd_backward_chunk(s, gradients[static_cast<std::size_t>(i)], c, chunk);
+      finish(i, c * Q, chunk.rows);
+    }
+  });
+}
+
+}  // namespace RECURFORMER_ISA
+}  // namespace rf::cpu
+
+#endif  // RECURFORMER_CPU_SSD_BACKWARD_HPP
