@@ -52,7 +52,7 @@ struct FieldView {
 
 /// The cache of one run: fields[sequence · fields_per_sequence + field]. Empty: no past, nothing is kept.
 struct CacheView {
-  std::span<const FieldView> fields;
+  std::span<const FieldView> fields = {};
   std::size_t fields_per_sequence = 0;
 
   bool empty() const { return fields.empty(); }
@@ -75,32 +75,32 @@ struct AttentionProbe {
 
 /// What a mixer's forward gets. Rows of all matrices are the packed tokens of the batch.
 struct ForwardArguments {
-  HeadShape shape;
-  std::span<const int> groups;              ///< the layer's group index of each group of the run
-  std::span<const SequenceRows> sequences;  ///< the new tokens
-  RowsView<float> projected;  ///< (rows, groups · projection_width); the kernel may overwrite it
+  HeadShape shape = {};
+  std::span<const int> groups = {};              ///< the layer's group index of each group of the run
+  std::span<const SequenceRows> sequences = {};  ///< the new tokens
+  RowsView<float> projected = {};  ///< (rows, groups · projection_width); the kernel may overwrite it
   std::span<const float* const>
       local;  ///< local parameters in declared order, each (groups, units per group, slice)
   const RopeTable* rope = nullptr;  ///< covers every position of the batch
-  CacheView cache;         ///< past, and where to append; empty: sequences start here and nothing is kept
-  RowsView<float> out;     ///< (rows, heads · d_head): group g writes columns groups[g] · group_width() …
-  float* saved = nullptr;  ///< saved_size() floats for backward, or null
+  CacheView cache = {};      ///< past, and where to append; empty: sequences start here and nothing is kept
+  RowsView<float> out = {};  ///< (rows, heads · d_head): group g writes columns groups[g] · group_width() …
+  float* saved = nullptr;    ///< saved_size() floats for backward, or null
   const AttentionProbe* probe = nullptr;  ///< attention only
 };
 
 /// What a mixer's backward gets. Whole sequences: position is 0 and there was no cache.
 struct BackwardArguments {
-  HeadShape shape;
-  std::span<const int> groups;
-  std::span<const SequenceRows> sequences;
-  RowsView<const float> projected;  ///< as forward left it
-  std::span<const float* const> local;
+  HeadShape shape = {};
+  std::span<const int> groups = {};
+  std::span<const SequenceRows> sequences = {};
+  RowsView<const float> projected = {};  ///< as forward left it
+  std::span<const float* const> local = {};
   const RopeTable* rope = nullptr;
-  const float* saved = nullptr;     ///< as forward wrote it
-  RowsView<const float> out;        ///< forward's output
-  RowsView<const float> d_out;      ///< (rows, heads · d_head), the layer's columns as in forward
-  RowsView<float> d_projected;      ///< (rows, groups · projection_width), every element written
-  std::span<float* const> d_local;  ///< added to
+  const float* saved = nullptr;          ///< as forward wrote it
+  RowsView<const float> out = {};        ///< forward's output
+  RowsView<const float> d_out = {};      ///< (rows, heads · d_head), the layer's columns as in forward
+  RowsView<float> d_projected = {};      ///< (rows, groups · projection_width), every element written
+  std::span<float* const> d_local = {};  ///< added to
 };
 
 /// Specialised once per mixer; see the top of this file.

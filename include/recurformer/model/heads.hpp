@@ -25,9 +25,9 @@ struct ForwardCall {
   std::int64_t rows = 0;                    ///< tokens of the batch
   std::span<const SequenceRows> sequences;  ///< how they divide into sequences
   const cpu::RopeTable* rope = nullptr;
-  Cache* cache = nullptr;                        ///< null: sequences start here and nothing is kept
-  std::span<const cpu::AttentionProbe> probes;   ///< one per layer, or none
-  std::span<const std::int64_t> cache_sequence;  ///< cache index of each entry of `sequences`
+  Cache* cache = nullptr;                             ///< null: sequences start here and nothing is kept
+  std::span<const cpu::AttentionProbe> probes = {};   ///< one per layer, or none
+  std::span<const std::int64_t> cache_sequence = {};  ///< cache index of each entry of `sequences`
 };
 
 /// The buffers of one layer's heads: scratch for inference, or the tape that backward reads.

@@ -66,6 +66,10 @@ struct Attention {
   }
 };
 
+/// True if heads of mixer M have exactly the tensors of attention heads, so that replacing one needs no new weights.
+template <Mixer M>
+inline constexpr bool reuses_attention_weights = M::module == Attention<>::module;
+
 }  // namespace rf
 
 #endif  // RECURFORMER_SPEC_ATTENTION_HPP
