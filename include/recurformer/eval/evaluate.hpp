@@ -11,10 +11,10 @@
 #include <span>
 #include <vector>
 
+#include "recurformer/eval/byte_text.hpp"
 #include "recurformer/eval/task.hpp"
+#include "recurformer/model/loss.hpp"
 #include "recurformer/model/model.hpp"
-#include "recurformer/train/data.hpp"
-#include "recurformer/train/loss.hpp"
 
 namespace rf {
 

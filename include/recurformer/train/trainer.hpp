@@ -19,11 +19,11 @@
 #include <utility>
 #include <vector>
 
+#include "recurformer/model/loss.hpp"
 #include "recurformer/model/model.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/train/adamw.hpp"
 #include "recurformer/train/data.hpp"
-#include "recurformer/train/loss.hpp"
 #include "recurformer/train/schedule.hpp"
 
 namespace rf {

@@ -1,5 +1,5 @@
-#ifndef RECURFORMER_TRAIN_LOSS_HPP
-#define RECURFORMER_TRAIN_LOSS_HPP
+#ifndef RECURFORMER_MODEL_LOSS_HPP
+#define RECURFORMER_MODEL_LOSS_HPP
 
 // Next-token losses of a whole model. Logits are the largest activation, so they exist for a block of rows at
 // a time: logits of the block, loss and its gradient in place, then the gradient of the hidden states and of
@@ -120,4 +120,4 @@ class NextTokenLoss {
 
 }  // namespace rf
 
-#endif  // RECURFORMER_TRAIN_LOSS_HPP
+#endif  // RECURFORMER_MODEL_LOSS_HPP
