@@ -128,7 +128,7 @@ class SafetensorsFile {
     for (const JsonReader& size : reader.at("shape").array()) entry.shape.push_back(size.integer(0));
     const auto expected = detail::tensor_bytes(entry.dtype, entry.shape);
     if (!expected)
-      reader.fail("shape ", detail::shape_text(entry.shape), " of ", name_of(entry.dtype),
+      reader.fail("shape ", shape_text(entry.shape), " of ", name_of(entry.dtype),
                   " has more than 2^63 bytes");
 
     const JsonReader offsets = reader.at("data_offsets");
@@ -141,7 +141,7 @@ class SafetensorsFile {
       offsets.fail("end ", end, " lies beyond the ", data.size(), " bytes of data in the file");
     if (end - begin != *expected)
       offsets.fail("[", begin, ", ", end, "] are ", end - begin, " bytes; expected ", *expected,
-                   " for shape ", detail::shape_text(entry.shape), " of ", name_of(entry.dtype));
+                   " for shape ", shape_text(entry.shape), " of ", name_of(entry.dtype));
     entry.bytes = data.subspan(begin, end - begin);
     return entry;
   }
@@ -225,8 +225,8 @@ void read_tensor(const SafetensorsFile& file, std::string_view name,
   const TensorEntry& tensor = file.tensor(name);
   check_file(
       std::equal(tensor.shape.begin(), tensor.shape.end(), expected_shape.begin(), expected_shape.end()),
-      file.path(), "tensor ", detail::printable(name), " has shape ", detail::shape_text(tensor.shape),
-      "; expected ", detail::shape_text(expected_shape));
+      file.path(), "tensor ", detail::printable(name), " has shape ", shape_text(tensor.shape),
+      "; expected ", shape_text(expected_shape));
   switch (tensor.dtype) {
     case DType::F64:
       return detail::copy_converted<double>(tensor.bytes, out);
@@ -257,7 +257,7 @@ class SafetensorsWriter {
           "SafetensorsWriter: the name ", detail::printable(name), " contains a control character");
     const auto expected = detail::tensor_bytes(dtype, shape);
     check(expected.has_value() && *expected == bytes.size(), "SafetensorsWriter: tensor ",
-          detail::printable(name), " got ", bytes.size(), " bytes; shape ", detail::shape_text(shape), " of ",
+          detail::printable(name), " got ", bytes.size(), " bytes; shape ", shape_text(shape), " of ",
           name_of(dtype), " needs ", expected ? text(*expected) : "non-negative sizes below 2^63 bytes");
     Tensor tensor{quoted(name), dtype, std::move(shape), bytes};
     check(tensors_.emplace(name, std::move(tensor)).second, "SafetensorsWriter: tensor ",

@@ -14,6 +14,7 @@
 
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/core/error.hpp"
+#include "recurformer/core/shape.hpp"
 
 namespace rf::detail {
 
@@ -44,20 +45,6 @@ inline std::string one_line(std::string_view text, std::size_t limit) {
 
 /// A name or value from a file in single quotes.
 inline std::string printable(std::string_view text) { return "'" + one_line(text, 100) + "'"; }
-
-/// "[2, 3]"; of long shapes the first eight sizes.
-inline std::string shape_text(std::span<const std::int64_t> shape) {
-  std::string out = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    if (i > 0) out += ", ";
-    if (i == 8) {
-      out += text("... (", shape.size(), " dimensions)");
-      break;
-    }
-    append_text(out, shape[i]);
-  }
-  return out + "]";
-}
 
 /// Bytes of a tensor, or nothing if a size is negative or the bytes do not fit in 63 bits. Sizes of zero
 /// count as one in the latter test, so that strides computed from an accepted shape cannot overflow either.

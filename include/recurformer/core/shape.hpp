@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -27,6 +28,11 @@ inline std::string shape_text(const std::int64_t* sizes, int rank) {
   std::string out = "(";
   for (int i = 0; i < rank; ++i) out += text(i == 0 ? "" : ", ", sizes[i]);
   return out + ")";
+}
+
+/// The same for sizes that are known at run time only.
+inline std::string shape_text(std::span<const std::int64_t> sizes) {
+  return shape_text(sizes.data(), static_cast<int>(sizes.size()));
 }
 
 /// The extents of a tensor of rank sizeof...(Sizes); every size is 0 or more, or `dynamic`. The number of
