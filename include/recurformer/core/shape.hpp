@@ -23,10 +23,11 @@ namespace rf {
 /// In a list of static extents: this one is given at run time.
 inline constexpr std::int64_t dynamic = -1;
 
-/// "(2, 3)" for the sizes 2 and 3, "()" for none.
+/// "(2, 3)" for the sizes 2 and 3, "()" for none; of long shapes the first eight sizes.
 inline std::string shape_text(const std::int64_t* sizes, int rank) {
   std::string out = "(";
-  for (int i = 0; i < rank; ++i) out += text(i == 0 ? "" : ", ", sizes[i]);
+  for (int i = 0; i < rank && i < 8; ++i) out += text(i == 0 ? "" : ", ", sizes[i]);
+  if (rank > 8) out += text(", ... ", rank, " dimensions");
   return out + ")";
 }
 
