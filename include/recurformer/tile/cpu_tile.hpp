@@ -86,8 +86,8 @@ void scale_multiply_ab(LaneTile<Rows, Columns>& o, const RowValues<Rows>& scale,
 /// o += p b.
 template <int Rows, int Columns, int Depth>
 void multiply_ab(LaneTile<Rows, Columns>& o, const LaneTile<Rows, Depth>& p, const Operand<Columns>& b) {
-  multiply_panels<Order::columns, Start::keep, Columns, Rows, Rows>(o.values[0], b.data, p.values[0],
-                                                                    Columns, o.vectors, b.rows);
+  multiply_panels<Order::columns, Start::keep, Columns, Rows, Rows>(o.values[0], b.data, p.values[0], Columns,
+                                                                    o.vectors, b.rows);
 }
 
 /// sum (columns of p, Width) += pᵀ b over the rows that p and b share. `columns` is rounded up to a multiple
@@ -105,8 +105,7 @@ RowValues<Rows> row_max(const RowValues<Rows>& m, const LaneTile<Rows, Columns>&
   RowValues<Rows> result = m;
   for (int v = 0; v < m.vectors; ++v) {
     simd::Vec largest = m[v];
-    for (int c = 0; c < columns; ++c)
-      largest = simd::max(simd::load(s.column(c) + v * simd::width), largest);
+    for (int c = 0; c < columns; ++c) largest = simd::max(simd::load(s.column(c) + v * simd::width), largest);
     result.set(v, largest);
   }
   return result;
@@ -153,6 +152,27 @@ void exponentiate(LaneTile<Rows, Columns>& s, const RowValues<Rows>& offset, Row
     }
     sum.set(v, total);
   }
+}
+
+/// From scores s (units of log 2, masked ones -inf) and the gradients of the weights: weights = 2^(s - lse),
+/// d = weights ∘ (d - delta). Columns from `columns` up to a multiple of 16 become zero in both, so that
+/// multiply_atb() may add whole strips.
+template <int Rows, int Columns>
+void differentiate_softmax(LaneTile<Rows, Columns>& weights, LaneTile<Rows, Columns>& d,
+                           const RowValues<Rows>& log2_sum_exp, const RowValues<Rows>& delta, int columns) {
+  for (int c = 0; c < columns; ++c)
+    for (int v = 0; v < weights.vectors; ++v) {
+      float* weight_at = weights.column(c) + v * simd::width;
+      float* d_at = d.column(c) + v * simd::width;
+      const simd::Vec weight = exp2_nonpositive(simd::load(weight_at) - log2_sum_exp[v]);
+      simd::store(weight_at, weight);
+      simd::store(d_at, weight * (simd::load(d_at) - delta[v]));
+    }
+  for (int c = columns; c % 16 != 0; ++c)
+    for (int v = 0; v < weights.vectors; ++v) {
+      simd::store(weights.column(c) + v * simd::width, simd::zero());
+      simd::store(d.column(c) + v * simd::width, simd::zero());
+    }
 }
 
 }  // namespace RECURFORMER_ISA

@@ -1,9 +1,9 @@
 #ifndef RECURFORMER_TILE_TRANSPOSE_HPP
 #define RECURFORMER_TILE_TRANSPOSE_HPP
 
-// Register transposes: a square of width × width floats, log2(width) rounds of exchanges between rows that are
-// 1, 2, 4, … apart. In the round of distance `step`, the off-diagonal step × step blocks of every
-// 2·step × 2·step block swap places.
+// Register transposes: a square of width × width floats, log2(width) rounds of exchanges between rows that
+// are 1, 2, 4, … apart. In the round of distance `step`, the off-diagonal step × step blocks of every 2·step
+// × 2·step block swap places.
 
 #include <utility>
 

@@ -1,0 +1,307 @@
+#ifndef RECURFORMER_CPU_ATTENTION_MIXER_HPP
+#define RECURFORMER_CPU_ATTENTION_MIXER_HPP
+
+// Attention and StreamingAttention as mixers. Columns of one group in `projected`:
+// q (queries · d_head) | k (d_head) | v (d_head), all float.
+//
+//   forward   1. q and k turn to their positions, in place; with a cache, k and v are rounded to
+//                Precision::Cache, into pages (Attention) or scratch (StreamingAttention)
+//             2. attention over past and new keys: tiles of queries, or decode where there are few
+//             3. StreamingAttention: the new rows enter the ring
+//   saved     log-sum-exp, (groups, rows, queries per group)
+//   backward  from q, k, v as forward left them, out and the log-sum-exp
+//
+// Without a cache (training, analysis) keys and values are read as the floats they were projected to, also
+// where Precision::Cache is narrower.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "recurformer/core/parallel.hpp"
+#include "recurformer/core/precision.hpp"
+#include "recurformer/cpu/attention.hpp"
+#include "recurformer/cpu/attention_backward.hpp"
+#include "recurformer/cpu/attention_cache.hpp"
+#include "recurformer/cpu/mixer_kernel.hpp"
+#include "recurformer/cpu/rope.hpp"
+#include "recurformer/spec/attention.hpp"
+#include "recurformer/spec/streaming_attention.hpp"
+
+namespace rf::cpu {
+inline namespace RECURFORMER_ISA {
+
+/// Rows of the packed batch.
+inline std::int64_t packed_rows(std::span<const SequenceRows> sequences) {
+  std::int64_t rows = 0;
+  for (const SequenceRows& sequence : sequences) rows = std::max(rows, sequence.first_row + sequence.rows);
+  return rows;
+}
+
+/// Forward of one run, for both mixers.
+template <int D, class Cache>
+class AttentionForward {
+ public:
+  AttentionForward(const ForwardArguments& arguments, const AttentionMask& mask, bool ring)
+      : a_(arguments),
+        mask_(mask),
+        ring_(ring),
+        heads_(arguments.shape.queries_per_group),
+        rows_(packed_rows(arguments.sequences)) {}
+
+  void run() {
+    if (ring_ && !a_.cache.empty())
+      scratch_ =
+          std::make_unique_for_overwrite<Cache[]>(static_cast<std::size_t>(2 * group_count() * rows_ * D));
+    rotate_and_store();
+    if (a_.cache.empty()) {
+      attend<float>();
+    } else {
+      attend<Cache>();
+      if (ring_) fill_rings();
+    }
+  }
+
+ private:
+  std::int64_t group_count() const { return static_cast<std::int64_t>(a_.groups.size()); }
+  std::int64_t group_columns() const { return std::int64_t{heads_ + 2} * D; }
+  /// q of one token and group; k and v lie behind it.
+  float* queries(std::int64_t row, std::int64_t group) const {
+    return a_.projected.row(row) + group * group_columns();
+  }
+  /// New keys (field 0) or values (field 1) of one group of a streaming run, (rows, D).
+  Cache* scratch(int field, std::int64_t group) const {
+    return scratch_.get() + (field * group_count() + group) * rows_ * D;
+  }
+  AttentionFields fields(std::size_t sequence, std::int64_t group) const {
+    return {.key = a_.cache.field(sequence, 0),
+            .value = a_.cache.field(sequence, 1),
+            .group = static_cast<std::size_t>(group)};
+  }
+
+  void rotate_and_store() const {
+    struct Chunk {
+      std::size_t sequence;
+      std::int64_t token, end;
+    };
+    constexpr std::int64_t chunk_tokens = 32;
+    std::vector<Chunk> chunks;
+    for (std::size_t s = 0; s < a_.sequences.size(); ++s)
+      for (std::int64_t t = 0; t < a_.sequences[s].rows; t += chunk_tokens)
+        chunks.push_back({s, t, std::min(t + chunk_tokens, a_.sequences[s].rows)});
+    parallel_for(static_cast<std::int64_t>(chunks.size()), [&](std::int64_t i) {
+      const Chunk& chunk = chunks[static_cast<std::size_t>(i)];
+      for (std::int64_t t = chunk.token; t < chunk.end; ++t)
+        for (std::int64_t g = 0; g < group_count(); ++g) rotate_and_store_row(chunk.sequence, t, g);
+    });
+  }
+
+  void rotate_and_store_row(std::size_t s, std::int64_t token, std::int64_t group) const {
+    const std::int64_t row = a_.sequences[s].first_row + token, position = a_.sequences[s].position + token;
+    float* q = queries(row, group);
+    float* key = q + heads_ * D;
+    rope_rotate(*a_.rope, position, q, heads_ + 1);
+    if (a_.cache.empty()) return;
+    if (ring_) {
+      store_row<D>(scratch(0, group) + row * D, key);
+      store_row<D>(scratch(1, group) + row * D, key + D);
+    } else {
+      const AttentionFields to = fields(s, group);
+      store_row<D>(to.page_row<D, Cache>(to.key, position), key);
+      store_row<D>(to.page_row<D, Cache>(to.value, position), key + D);
+    }
+  }
+
+  template <class T>
+  void add_blocks(std::vector<KeyBlock<T>>& blocks, std::size_t s, std::int64_t group) const {
+    const SequenceRows& sequence = a_.sequences[s];
+    if (a_.cache.empty()) {
+      if constexpr (std::is_same_v<T, float>) {
+        const float* key = queries(sequence.first_row, group) + heads_ * D;
+        blocks.push_back(
+            {.keys = key, .values = key + D, .stride = a_.projected.stride, .rows = sequence.rows});
+      }
+    } else if constexpr (std::is_same_v<T, Cache>) {
+      if (ring_) {
+        add_ring_blocks<D, Cache>(blocks, fields(s, group), mask_, sequence.position);
+        blocks.push_back({.keys = scratch(0, group) + sequence.first_row * D,
+                          .values = scratch(1, group) + sequence.first_row * D,
+                          .stride = D,
+                          .position = sequence.position,
+                          .rows = sequence.rows});
+      } else {
+        add_page_blocks<D, Cache>(blocks, fields(s, group), sequence.position + sequence.rows);
+      }
+    }
+  }
+
+  template <class T>
+  void attend() const {
+    std::vector<KeyBlock<T>> blocks;
+    std::vector<std::size_t> first_block;  // of each of `work`, and an end
+    std::vector<AttentionGroup<T>> work;
+    for (std::size_t s = 0; s < a_.sequences.size(); ++s) {
+      if (a_.sequences[s].rows == 0) continue;
+      for (std::int64_t g = 0; g < group_count(); ++g) {
+        first_block.push_back(blocks.size());
+        add_blocks(blocks, s, g);
+        work.push_back(group_of<T>(s, g));
+      }
+    }
+    first_block.push_back(blocks.size());
+    for (std::size_t i = 0; i < work.size(); ++i)
+      work[i].blocks = std::span(blocks).subspan(first_block[i], first_block[i + 1] - first_block[i]);
+    attention_forward<D, T>(work, mask_, a_.probe != nullptr);
+  }
+
+  template <class T>
+  AttentionGroup<T> group_of(std::size_t s, std::int64_t group) const {
+    const SequenceRows& sequence = a_.sequences[s];
+    const std::int64_t head = std::int64_t{a_.groups[static_cast<std::size_t>(group)]} * heads_;
+    AttentionGroup<T> result{
+        .queries = {.data = queries(sequence.first_row, group), .stride = a_.projected.stride},
+        .heads = heads_,
+        .tokens = sequence.rows,
+        .position = sequence.position,
+        .blocks = {},
+        .out = {.data = a_.out.row(sequence.first_row) + head * D, .stride = a_.out.stride},
+        .log_sum_exp = a_.saved ? a_.saved + (group * rows_ + sequence.first_row) * heads_ : nullptr,
+        .probe = {}};
+    if (a_.probe) {
+      const std::int64_t at = sequence.first_row * a_.probe->stride + head;
+      const auto moved = [&](float* array) { return array ? array + at : nullptr; };
+      result.probe = *a_.probe;
+      result.probe.recent_mass = moved(a_.probe->recent_mass);
+      result.probe.sink_mass = moved(a_.probe->sink_mass);
+      result.probe.recent_sink_mass = moved(a_.probe->recent_sink_mass);
+      result.probe.log_sum_exp = moved(a_.probe->log_sum_exp);
+    }
+    return result;
+  }
+
+  void fill_rings() const {
+    const auto sequences = static_cast<std::int64_t>(a_.sequences.size());
+    parallel_for(sequences * group_count(), [&](std::int64_t i) {
+      const auto s = static_cast<std::size_t>(i / group_count());
+      const std::int64_t group = i % group_count();
+      const SequenceRows& sequence = a_.sequences[s];
+      append_to_ring<D, Cache>(fields(s, group), mask_, scratch(0, group) + sequence.first_row * D,
+                               scratch(1, group) + sequence.first_row * D, sequence.position, sequence.rows);
+    });
+  }
+
+  const ForwardArguments& a_;
+  AttentionMask mask_;
+  bool ring_;
+  int heads_;
+  std::int64_t rows_;                 // of the packed batch
+  std::unique_ptr<Cache[]> scratch_;  // (key or value, group, row, D): the new rows of a streaming run
+};
+
+/// What both mixers' kernels have in common.
+template <class Precision, class Widths>
+void attention_mixer_forward(const ForwardArguments& a, const AttentionMask& mask, bool ring) {
+  with_d_head(Widths{}, a.shape.d_head, [&](auto d_head) {
+    AttentionForward<d_head(), typename Precision::Cache>(a, mask, ring).run();
+  });
+}
+
+inline std::int64_t attention_saved_size(const HeadShape& shape, std::int64_t groups,
+                                         std::span<const SequenceRows> sequences) {
+  return groups * shape.queries_per_group * packed_rows(sequences);
+}
+
+/// Backward of one run, for both mixers.
+template <int D>
+void attention_run_backward(const BackwardArguments& a, const AttentionMask& mask) {
+  const int heads = a.shape.queries_per_group;
+  const std::int64_t rows = packed_rows(a.sequences);
+  const std::int64_t group_columns = std::int64_t{heads + 2} * D;
+  // reserved: groups point to their block
+  std::vector<KeyBlock<float>> blocks;
+  blocks.reserve(a.sequences.size() * a.groups.size());
+  std::vector<AttentionGradientGroup> groups;
+  for (const SequenceRows& sequence : a.sequences) {
+    if (sequence.rows == 0) continue;
+    for (std::size_t g = 0; g < a.groups.size(); ++g) {
+      const std::int64_t first = static_cast<std::int64_t>(g) * group_columns;
+      const std::int64_t out_column = std::int64_t{a.groups[g]} * heads * D;
+      const float* queries = a.projected.row(sequence.first_row) + first;
+      const float* keys = queries + heads * D;
+      blocks.push_back(
+          {.keys = keys, .values = keys + D, .stride = a.projected.stride, .rows = sequence.rows});
+      AttentionGradientGroup group{
+          .forward = {.queries = {.data = queries, .stride = a.projected.stride},
+                      .heads = heads,
+                      .tokens = sequence.rows,
+                      .position = 0,
+                      .blocks = std::span(&blocks.back(), 1),
+                      .out = {},
+                      .log_sum_exp = nullptr,
+                      .probe = {}},
+          .log_sum_exp = a.saved + (static_cast<std::int64_t>(g) * rows + sequence.first_row) * heads,
+          .out = {.data = a.out.row(sequence.first_row) + out_column, .stride = a.out.stride},
+          .d_out = {.data = a.d_out.row(sequence.first_row) + out_column, .stride = a.d_out.stride},
+          .d_queries = {.data = a.d_projected.row(sequence.first_row) + first,
+                        .stride = a.d_projected.stride}};
+      groups.push_back(group);
+    }
+  }
+  attention_backward<D>(groups, *a.rope, mask);
+}
+
+template <class Widths>
+void attention_mixer_backward(const BackwardArguments& a, const AttentionMask& mask) {
+  with_d_head(Widths{}, a.shape.d_head, [&](auto d_head) { attention_run_backward<d_head()>(a, mask); });
+}
+
+/// The mask of a streaming head, with limits that 32-bit lane arithmetic can take.
+inline AttentionMask streaming_mask(std::int64_t sink, std::int64_t window) {
+  check(sink >= 0, "streaming attention: sink is ", sink, "; it must be at least 0");
+  check(window >= 1, "streaming attention: window is ", window, "; it must be at least 1");
+  return {.sink = std::min(sink, AttentionMask::unlimited),
+          .window = std::min(window, AttentionMask::unlimited)};
+}
+
+}  // namespace RECURFORMER_ISA
+
+template <AttentionPolicy Policy>
+struct MixerKernel<Attention<Policy>> {
+  template <class Precision, class Widths>
+  static void forward(const Attention<Policy>&, const ForwardArguments& arguments) {
+    attention_mixer_forward<Precision, Widths>(arguments, AttentionMask{}, false);
+  }
+  static std::int64_t saved_size(const Attention<Policy>&, const HeadShape& shape, std::int64_t groups,
+                                 std::span<const SequenceRows> sequences) {
+    return attention_saved_size(shape, groups, sequences);
+  }
+  template <class Precision, class Widths>
+  static void backward(const Attention<Policy>&, const BackwardArguments& arguments) {
+    attention_mixer_backward<Widths>(arguments, AttentionMask{});
+  }
+};
+
+template <StreamingWindow Default, AttentionPolicy Policy>
+struct MixerKernel<StreamingAttention<Default, Policy>> {
+  using Mixer = StreamingAttention<Default, Policy>;
+
+  template <class Precision, class Widths>
+  static void forward(const Mixer& mixer, const ForwardArguments& arguments) {
+    attention_mixer_forward<Precision, Widths>(arguments, streaming_mask(mixer.sink, mixer.window), true);
+  }
+  static std::int64_t saved_size(const Mixer&, const HeadShape& shape, std::int64_t groups,
+                                 std::span<const SequenceRows> sequences) {
+    return attention_saved_size(shape, groups, sequences);
+  }
+  template <class Precision, class Widths>
+  static void backward(const Mixer& mixer, const BackwardArguments& arguments) {
+    attention_mixer_backward<Widths>(arguments, streaming_mask(mixer.sink, mixer.window));
+  }
+};
+
+}  // namespace rf::cpu
+
+#endif  // RECURFORMER_CPU_ATTENTION_MIXER_HPP
