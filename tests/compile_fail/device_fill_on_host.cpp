@@ -1,5 +1,4 @@
-// expect: recurformer: the host cannot read or write elements of a tensor in device memory; copy it to a host
-// tensor first
+// expect: recurformer: the host cannot read or write elements of a tensor in device memory; copy it to
 #include "../support/fake_device.hpp"
 #include "recurformer/core/tensor_ops.hpp"
 

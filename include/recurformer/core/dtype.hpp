@@ -5,6 +5,7 @@
 // even, keep infinities and signed zeros, and keep NaN a (quiet) NaN.
 
 #include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -124,7 +125,20 @@ inline constexpr DType dtype_of<std::uint8_t> = DType::U8;
 template <>
 inline constexpr DType dtype_of<bool> = DType::BOOL;
 
-/// Converts between element types through float (or double where one side is double), rounding once.
+namespace detail {
+/// A float that rounds to fewer bits as `value` itself would: towards zero, the last bit set where inexact.
+/// The nearest float would not do, as it may fall on the middle between two narrower numbers.
+RECURFORMER_HOST_DEVICE constexpr float rounded_to_odd(double value) {
+  const auto nearest = static_cast<float>(value);
+  if (value != value || static_cast<double>(nearest) == value) return nearest;
+  const double excess =
+      value < 0 ? value - static_cast<double>(nearest) : static_cast<double>(nearest) - value;
+  const auto bits = std::bit_cast<std::uint32_t>(nearest);
+  return std::bit_cast<float>((excess > 0 ? bits - 1 : bits) | 1u);
+}
+}  // namespace detail
+
+/// Converts between element types, rounding once (64-bit integers beyond 2^53 to bf16 or fp16: twice).
 template <class To, class From>
 RECURFORMER_HOST_DEVICE constexpr To convert(From value) {
   constexpr bool from_small = requires { value.bits; };
@@ -133,8 +147,10 @@ RECURFORMER_HOST_DEVICE constexpr To convert(From value) {
     return To(float(value));
   else if constexpr (from_small)
     return static_cast<To>(float(value));
+  else if constexpr (to_small && std::same_as<From, float>)
+    return To(value);
   else if constexpr (to_small)
-    return To(static_cast<float>(value));
+    return To(detail::rounded_to_odd(static_cast<double>(value)));
   else
     return static_cast<To>(value);
 }
