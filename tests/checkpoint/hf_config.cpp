@@ -1,0 +1,260 @@
+#include "recurformer/checkpoint/hf_config.hpp"
+
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "../support/error_message.hpp"
+#include "../support/temporary_folder.hpp"
+
+namespace {
+
+using rf::DType;
+using rf::ModelConfig;
+using rf::test::contains;
+using rf::test::message_of;
+using rf::test::TemporaryFolder;
+
+// As `transformers` 4 writes a Llama model.
+const std::string llama = R"({
+  "_name_or_path": "somebody/a-model",
+  "architectures": ["LlamaForCausalLM"],
+  "attention_bias": false,
+  "attention_dropout": 0.0,
+  "bos_token_id": 1,
+  "eos_token_id": [2, 3],
+  "hidden_act": "silu",
+  "hidden_size": 192,
+  "initializer_range": 0.02,
+  "intermediate_size": 500,
+  "max_position_embeddings": 4096,
+  "mlp_bias": false,
+  "model_type": "llama",
+  "num_attention_heads": 6,
+  "num_hidden_layers": 2,
+  "num_key_value_heads": 3,
+  "pretraining_tp": 1,
+  "rms_norm_eps": 1e-05,
+  "rope_scaling": null,
+  "rope_theta": 500000.0,
+  "tie_word_embeddings": true,
+  "torch_dtype": "bfloat16",
+  "use_cache": true,
+  "vocab_size": 300
+})";
+
+/// Text with one piece replaced, which must be there.
+std::string changed(std::string file, const std::string& from, const std::string& to) {
+  const std::size_t at = file.find(from);
+  REQUIRE(at != file.npos);
+  return file.replace(at, from.size(), to);
+}
+
+ModelConfig read(const std::string& text) {
+  const TemporaryFolder folder;
+  rf::write_file_atomically(folder / "config.json", text);
+  return rf::read_model_config(folder.path().string());
+}
+
+/// What reading exactly this text says, without the path.
+std::string error(const std::string& text) {
+  const std::string message = message_of<rf::FileError>([&] { read(text); });
+  const std::string name = "/config.json: ";
+  return contains(message, name) ? message.substr(message.find(name) + name.size()) : message;
+}
+std::string changed_error(const std::string& from, const std::string& to) {
+  return error(changed(llama, from, to));
+}
+
+ModelConfig rewritten(const ModelConfig& config, std::string* text = nullptr) {
+  const TemporaryFolder folder;
+  rf::write_model_config(config, folder.path().string());
+  if (text) *text = rf::read_text_file(folder / "config.json");
+  return rf::read_model_config(folder.path().string());
+}
+
+void check_equal(const ModelConfig& a, const ModelConfig& b) {
+  CHECK(a.shape == b.shape);
+  CHECK(a.plan == b.plan);
+  CHECK(a.dtype == b.dtype);
+  CHECK(a.max_positions == b.max_positions);
+  CHECK(a.byte_vocabulary == b.byte_vocabulary);
+}
+
+}  // namespace
+
+TEST_CASE("config: a Llama model as transformers writes it") {
+  const ModelConfig config = read(llama);
+  CHECK(config.shape == rf::ModelShape{.vocabulary = 300,
+                                       .layers = 2,
+                                       .layer = {.d_model = 192,
+                                                 .d_head = 32,
+                                                 .kv_groups = 3,
+                                                 .queries_per_group = 2,
+                                                 .d_ff = 500,
+                                                 .norm_epsilon = 1e-5,
+                                                 .rope_base = 500000.0},
+                                       .tied_embeddings = true});
+  CHECK(config.plan == rf::uniform_plan({"attention", "bf16", {}}, 2, 3));
+  CHECK(config.dtype == DType::BF16);
+  CHECK(config.max_positions == 4096);
+  CHECK(!config.byte_vocabulary);
+
+  // Written again it is still one, with the fields that mean nothing here.
+  std::string text;
+  const ModelConfig again = rewritten(config, &text);
+  check_equal(again, config);
+  const nlohmann::json before = nlohmann::json::parse(llama), after = nlohmann::json::parse(text);
+  for (const auto& [field, value] : before.items()) {
+    INFO(field);
+    CHECK(after.at(field) == value);
+  }
+  CHECK(!after.contains("recurformer"));
+}
+
+TEST_CASE("config: a model of one's own has every field that Llama's config has") {
+  ModelConfig config;
+  config.shape = {.vocabulary = 259,
+                  .layers = 3,
+                  .layer = {.d_model = 40, .d_head = 16, .kv_groups = 5, .d_ff = 0, .norm_epsilon = 0.1},
+                  .tied_embeddings = false};
+  config.plan = rf::uniform_plan({"attention", "fp32", {}}, 3, 5);
+  std::string text;
+  check_equal(rewritten(config, &text), config);
+  CHECK(nlohmann::json::parse(text) == nlohmann::json::parse(R"({
+    "architectures": ["LlamaForCausalLM"], "attention_bias": false, "bos_token_id": null,
+    "eos_token_id": null, "head_dim": 16, "hidden_act": "silu", "hidden_size": 40, "intermediate_size": 0,
+    "max_position_embeddings": 2048, "mlp_bias": false, "model_type": "llama", "num_attention_heads": 5,
+    "num_hidden_layers": 3, "num_key_value_heads": 5, "rms_norm_eps": 0.1, "rope_scaling": null,
+    "rope_theta": 10000.0, "tie_word_embeddings": false, "torch_dtype": "float32", "vocab_size": 259})"));
+}
+
+TEST_CASE("config: fields with defaults, and their newer spelling") {
+  const ModelConfig minimal = read(R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 8,
+    "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 5})");
+  CHECK(minimal.shape.layer == rf::LayerShape{.d_model = 64,
+                                              .d_head = 16,
+                                              .kv_groups = 4,
+                                              .queries_per_group = 1,
+                                              .d_ff = 8,
+                                              .norm_epsilon = 1e-6,
+                                              .rope_base = 10000.0});
+  CHECK(minimal.dtype == DType::F32);
+  CHECK(!minimal.shape.tied_embeddings);
+
+  CHECK(read(changed(llama, "\"hidden_act\"", "\"head_dim\": 64, \"hidden_act\"")).shape.layer.d_head == 64);
+  CHECK(read(changed(llama, "torch_dtype\": \"bfloat16", "dtype\": \"float16")).dtype == DType::F16);
+  const ModelConfig newer =
+      read(changed(llama, "\"rope_theta\": 500000.0",
+                   "\"rope_parameters\": {\"rope_theta\": 250000, \"rope_type\": \"default\"}"));
+  CHECK(newer.shape.layer.rope_base == 250000.0);
+  CHECK(rewritten(newer).shape == newer.shape);
+}
+
+TEST_CASE("config: a converted model") {
+  ModelConfig config = read(llama);
+  config.plan = {.kinds = {{"attention", "bf16", {}},
+                           {"mamba", "bf16", {}},
+                           {"streaming", "fp32", {{"sink", 2}, {"window", 99}}}},
+                 .kind_of_group = {{0, 2, 2}, {2, 0, 2}}};
+  config.byte_vocabulary = true;
+  std::string text;
+  ModelConfig again = rewritten(config, &text);
+  CHECK(nlohmann::json::parse(text).at("recurformer") == nlohmann::json::parse(R"({"format": 1,
+    "kinds": [{"mixer": "attention", "precision": "bf16"},
+              {"mixer": "streaming", "precision": "fp32", "options": {"sink": 2, "window": 99}}],
+    "layers": [[0, 1, 1], [1, 0, 1]], "vocabulary": "bytes"})"));
+  config.plan = rf::without_unused_kinds(config.plan);
+  check_equal(again, config);
+
+  // Attention in another precision than torch_dtype's is a plan too; the same one is none.
+  config.plan = rf::uniform_plan({"attention", "fp32", {}}, 2, 3);
+  check_equal(rewritten(config), config);
+  config.plan = rf::uniform_plan({"attention", "bf16", {}}, 2, 3);
+  again = rewritten(config, &text);
+  check_equal(again, config);
+  CHECK(nlohmann::json::parse(text).at("recurformer") ==
+        nlohmann::json::parse(R"({"format": 1, "vocabulary": "bytes"})"));
+}
+
+TEST_CASE("config: what these kernels would compute differently is refused") {
+  CHECK(changed_error("\"llama\"", "\"qwen2\"") == "model_type: found \"qwen2\"; supported: \"llama\"");
+  CHECK(changed_error("\"LlamaForCausalLM\"", "\"LlamaModel\"") ==
+        "architectures[0]: found \"LlamaModel\"; supported: \"LlamaForCausalLM\"");
+  CHECK(changed_error("\"silu\"", "\"gelu\"") == "hidden_act: found \"gelu\"; supported: \"silu\"");
+  CHECK(changed_error("\"attention_bias\": false", "\"attention_bias\": true") ==
+        "attention_bias: found true; supported: false");
+  CHECK(changed_error("\"mlp_bias\": false", "\"mlp_bias\": true") ==
+        "mlp_bias: found true; supported: false");
+  CHECK(contains(changed_error("\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"llama3\"}"),
+                 "rope_scaling.rope_type: found \"llama3\"; supported: \"default\""));
+  CHECK(contains(changed_error("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}"),
+                 "rope_scaling.type: found \"linear\"; supported: \"default\""));
+  CHECK(contains(changed_error("\"rope_scaling\": null", "\"rope_scaling\": {\"factor\": 2}"),
+                 "rope_scaling: found {\"factor\":2}; supported: null"));
+  CHECK(contains(changed_error("\"rope_scaling\": null", "\"rope_parameters\": {\"rope_type\": \"yarn\"}"),
+                 "rope_parameters.rope_type: found \"yarn\""));
+  CHECK(changed_error("\"rope_scaling\": null", "\"sliding_window\": 4096") ==
+        "sliding_window: found 4096; supported: null");
+  CHECK(contains(changed_error("\"rope_scaling\": null", "\"quantization_config\": {\"bits\": 4}"),
+                 "quantization_config: found {\"bits\":4}; supported: null"));
+  CHECK(changed_error("\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5") ==
+        "partial_rotary_factor: found 0.5; supported: 1");
+  CHECK(changed_error("\"bfloat16\"", "\"float8\"") ==
+        "torch_dtype: found \"float8\"; supported: \"float32\", \"bfloat16\", \"float16\"");
+}
+
+TEST_CASE("config: sizes that do not fit together are refused") {
+  CHECK(changed_error("\"num_key_value_heads\": 3", "\"num_key_value_heads\": 4") ==
+        "num_attention_heads: found 6; supported: multiples of num_key_value_heads, 4");
+  CHECK(changed_error("\"hidden_size\": 192", "\"hidden_size\": 193") ==
+        "num_attention_heads: found 6; supported without head_dim: divisors of hidden_size, 193");
+  CHECK(changed_error("\"hidden_size\": 192", "\"hidden_size\": 144") ==
+        "hidden_size / num_attention_heads: found 24; supported: 16, 32, 64, 80, 96, 128, 256");
+  CHECK(changed_error("\"hidden_act\"", "\"head_dim\": 100, \"hidden_act\"") ==
+        "head_dim: found 100; supported: 16, 32, 64, 80, 96, 128, 256");
+  CHECK(contains(changed_error("\"hidden_size\": 192", "\"hidden_size\": -1"), "hidden_size: expected"));
+  CHECK(contains(changed_error("\"vocab_size\": 300", "\"vocab_size\": 1e9"), "vocab_size: expected"));
+  CHECK(contains(changed_error("\"num_hidden_layers\": 2,", ""), "'num_hidden_layers' is missing"));
+  CHECK(changed_error("1e-05", "0") == "rms_norm_eps: found 0; supported: a positive number");
+  CHECK(changed_error("500000.0", "1") == "rope_theta: found 1; supported: a number above 1");
+}
+
+TEST_CASE("config: a wrong section of ours is refused") {
+  const auto section_error = [](const std::string& section) {
+    return changed_error("\"rope_scaling\": null", "\"recurformer\": " + section);
+  };
+  const std::string kinds = R"("kinds": [{"mixer": "attention", "precision": "bf16"}])";
+  CHECK(section_error("{\"format\": 1}") == "no error");
+  CHECK(section_error("{\"format\": 2}") == "recurformer.format: found 2; supported: 1");
+  CHECK(section_error("{}") == "recurformer: the field 'format' is missing");
+  CHECK(contains(section_error(R"({"format": 1, "kind": []})"), "recurformer: unknown field 'kind'"));
+  CHECK(section_error("{\"format\": 1, " + kinds + "}") == "recurformer: the field 'layers' is missing");
+  CHECK(section_error("{\"format\": 1, " + kinds + R"(, "layers": [[0, 0, 0]]})") ==
+        "recurformer.layers: has 1 rows; the model has 2 layers");
+  CHECK(section_error("{\"format\": 1, " + kinds + R"(, "layers": [[0, 0, 0], [0, 0]]})") ==
+        "recurformer.layers[1]: names the kinds of 2 KV groups; the model has 3");
+  CHECK(section_error(R"({"format": 1, "vocabulary": "words"})") ==
+        "recurformer.vocabulary: found \"words\"; supported: \"bytes\"");
+  CHECK(contains(error(changed(changed(llama, "300", "255"), "\"rope_scaling\": null",
+                               R"("recurformer": {"format": 1, "vocabulary": "bytes"})")),
+                 "recurformer.vocabulary: bytes need a vocab_size of at least 256; found 255"));
+}
+
+TEST_CASE("config: a config that contradicts itself is not written") {
+  const TemporaryFolder folder;
+  const auto write_error = [&](const ModelConfig& config) {
+    return message_of<rf::ArgumentError>([&] { rf::write_model_config(config, folder.path().string()); });
+  };
+  ModelConfig config = read(llama);
+  config.plan.kind_of_group.pop_back();
+  CHECK(contains(write_error(config), "1 layers; the model has 2"));
+  config = read(llama);
+  config.dtype = DType::F64;
+  CHECK(contains(write_error(config), "F32, BF16 or F16, not F64"));
+  config = read(llama);
+  config.shape.vocabulary = 100;
+  config.byte_vocabulary = true;
+  CHECK(contains(write_error(config), "at least 256 tokens; this one has 100"));
+  CHECK(std::filesystem::is_empty(folder.path()));
+}
