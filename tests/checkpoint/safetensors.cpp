@@ -239,9 +239,9 @@ TEST_CASE("read_tensor: wrong expectations") {
   const auto read = [&](const char* name, const Shape& shape) {
     return error([&] { rf::read_tensor(file, name, shape, out); });
   };
-  CHECK(read("f32", {2, 3}) == file.path() + ": tensor 'f32' has shape [3, 2]; expected [2, 3]");
-  CHECK(contains(read("f32", {3, 2, 1}), "has shape [3, 2]; expected [3, 2, 1]"));
-  CHECK(contains(read("f32", {}), "has shape [3, 2]; expected []"));
+  CHECK(read("f32", {2, 3}) == file.path() + ": tensor 'f32' has shape (3, 2); expected (2, 3)");
+  CHECK(contains(read("f32", {3, 2, 1}), "has shape (3, 2); expected (3, 2, 1)"));
+  CHECK(contains(read("f32", {}), "has shape (3, 2); expected ()"));
   CHECK(contains(read("i64", {2}), "tensor 'i64' has dtype I64; expected F64, F32, BF16 or F16"));
   CHECK(contains(read("f", {2}), "has no tensor 'f'"));
   CHECK(read("empty", {0, 5}) == "no error");
@@ -263,7 +263,7 @@ TEST_CASE("safetensors writer: what it refuses") {
                  "needs non-negative sizes below 2^63 bytes"));
   CHECK(argument_error([&] {
           writer.add("y", DType::F16, {2, 3}, std::as_bytes(std::span(x)));
-        }) == "SafetensorsWriter: tensor 'y' got 24 bytes; shape [2, 3] of F16 needs 12");
+        }) == "SafetensorsWriter: tensor 'y' got 24 bytes; shape (2, 3) of F16 needs 12");
   const TemporaryFolder folder;
   writer.write(folder / "f");
   CHECK(SafetensorsFile(folder / "f").names() == std::vector<std::string>{"x"});
