@@ -1,0 +1,139 @@
+#ifndef RECURFORMER_CPU_SELECTIVE_SCAN_HPP
+#define RECURFORMER_CPU_SELECTIVE_SCAN_HPP
+
+// The selective scan of Mamba (arXiv 2312.00752, algorithm 2) on the CPU. For every channel c and state n
+//
+//   s[n][c] ← exp(Δ_t[c] · A[n][c]) · s[n][c] + Δ_t[c] · x_t[c] · B_t[n]
+//   y_t[c]  = Σ_n s[n][c] · C_t[n] + D[c] · x_t[c]
+//
+// Vectors run over channels, time runs inside, and the states of one vector of channels stay in registers:
+// 16 of them with AVX-512. The exponential dominates, so it is reduced to what a decay can be, 2^x for
+// x <= 0. Everything is float.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "recurformer/core/error.hpp"
+#include "recurformer/core/parallel.hpp"
+#include "recurformer/cpu/mixer_kernel.hpp"
+#include "recurformer/tile/simd.hpp"
+
+namespace rf::cpu {
+
+/// Tokens between two states that a scan saves for its backward.
+inline constexpr std::int64_t scan_chunk = 16;
+
+/// Channels come in multiples of this, the widest vector.
+inline constexpr std::int64_t scan_channel_multiple = 16;
+
+/// Chunks, hence saved states, of a sequence.
+constexpr std::int64_t scan_chunks(std::int64_t rows) { return (rows + scan_chunk - 1) / scan_chunk; }
+
+/// One scan over `rows` tokens of one sequence.
+struct SelectiveScan {
+  std::int64_t rows = 0;
+  std::int64_t channels = 0;      ///< a multiple of scan_channel_multiple
+  RowsView<const float> x;        ///< (rows, channels)
+  RowsView<const float> delta;    ///< (rows, channels), >= 0
+  RowsView<const float> b;        ///< (rows, d_state)
+  RowsView<const float> c;        ///< (rows, d_state)
+  const float* a = nullptr;       ///< (d_state, channels), < 0
+  const float* skip = nullptr;    ///< (channels), D
+  RowsView<float> y;              ///< (rows, channels), written
+  float* state = nullptr;         ///< (d_state, channels): before the first token, then after the last
+  float* chunk_states = nullptr;  ///< (scan_chunks(rows), d_state, channels): before each chunk; or null
+};
+
+inline namespace RECURFORMER_ISA {
+
+inline constexpr float log2_e = 1.44269504088896341f;
+
+/// 2^x for x <= 0; relative error <= 2e-7, exactly 1 at 0, slope at 0 right to 3e-7 (a slow decay must not
+/// drift), 0 below -127. NaN stays NaN.
+RECURFORMER_INLINE simd::Vec exp2_decay(simd::Vec x) {
+  const simd::Vec lowest = simd::broadcast(-127.0f);
+  x = lowest > x ? lowest : x;
+  const simd::Vec shifted = x + 12582912.0f;  // 1.5 · 2^23 puts the nearest integer into the low bits
+  const simd::Vec f = x - (shifted - 12582912.0f);
+  simd::Vec y = simd::broadcast(1.3264748267829418e-3f);
+  y = y * f + 9.671512059867382e-3f;
+  y = y * f + 5.550733581185341e-2f;
+  y = y * f + 2.4022242426872253e-1f;
+  y = y * f + 6.931470036506653e-1f;
+  y = y * f + 1.0f;
+  const simd::UintVec exponent = simd::detail::bits_as<simd::UintVec>(shifted) << 23;
+  return simd::detail::bits_as<simd::Vec>(simd::detail::bits_as<simd::UintVec>(y) + exponent);
+}
+
+namespace detail {
+
+/// States that one pass over time holds in registers.
+inline constexpr int states_per_pass = 16;
+
+/// States [First, First + Count) of the channels [channel, channel + width), tokens [begin, end). y is
+/// started with D·x by the pass of state 0 and added to by later ones.
+template <int First, int Count>
+void scan_pass(const SelectiveScan& scan, std::int64_t channel, std::int64_t begin, std::int64_t end) {
+  simd::Vec s[Count];
+  const float* a = scan.a + First * scan.channels + channel;
+  float* state = scan.state + First * scan.channels + channel;
+#pragma GCC unroll 16
+  for (int n = 0; n < Count; ++n) s[n] = simd::load(state + n * scan.channels);
+  for (std::int64_t t = begin; t < end; ++t) {
+    const simd::Vec x = simd::load(scan.x.row(t) + channel);
+    const simd::Vec delta = simd::load(scan.delta.row(t) + channel);
+    const simd::Vec input = delta * x;
+    const simd::Vec exponent = delta * log2_e;
+    const float* b = scan.b.row(t) + First;
+    const float* c = scan.c.row(t) + First;
+    float* y = scan.y.row(t) + channel;
+    simd::Vec sum[2] = {First == 0 ? x * simd::load(scan.skip + channel) : simd::load(y), simd::zero()};
+#pragma GCC unroll 16
+    for (int n = 0; n < Count; ++n) {
+      s[n] = exp2_decay(exponent * simd::load(a + n * scan.channels)) * s[n] + input * b[n];
+      sum[n % 2] += s[n] * c[n];
+    }
+    simd::store(y, sum[0] + sum[1]);
+  }
+#pragma GCC unroll 16
+  for (int n = 0; n < Count; ++n) simd::store(state + n * scan.channels, s[n]);
+}
+
+template <int First, int States>
+void scan_passes(const SelectiveScan& scan, std::int64_t channel, std::int64_t begin, std::int64_t end) {
+  constexpr int count = std::min(States - First, states_per_pass);
+  scan_pass<First, count>(scan, channel, begin, end);
+  if constexpr (First + count < States) scan_passes<First + count, States>(scan, channel, begin, end);
+}
+
+}  // namespace detail
+
+/// Scans the channels [first_channel, end_channel), multiples of scan_channel_multiple, on this thread.
+template <int States>
+void scan_channels(const SelectiveScan& scan, std::int64_t first_channel, std::int64_t end_channel) {
+  const std::int64_t step = scan.chunk_states ? scan_chunk : scan.rows;
+  for (std::int64_t channel = first_channel; channel < end_channel; channel += simd::width)
+    for (std::int64_t begin = 0; begin < scan.rows; begin += step) {
+      if (scan.chunk_states) {
+        float* saved = scan.chunk_states + begin / scan_chunk * States * scan.channels + channel;
+        for (int n = 0; n < States; ++n)
+          simd::store(saved + n * scan.channels, simd::load(scan.state + n * scan.channels + channel));
+      }
+      detail::scan_passes<0, States>(scan, channel, begin, std::min(begin + step, scan.rows));
+    }
+}
+
+/// The whole scan on the process-wide pool, parallel over channels.
+template <int States>
+void selective_scan(const SelectiveScan& scan) {
+  check(scan.channels > 0 && scan.channels % scan_channel_multiple == 0, "a selective scan has ",
+        scan.channels, " channels; it must be a multiple of ", scan_channel_multiple);
+  parallel_for(scan.channels / scan_channel_multiple, [&](std::int64_t i) {
+    scan_channels<States>(scan, i * scan_channel_multiple, (i + 1) * scan_channel_multiple);
+  });
+}
+
+}  // namespace RECURFORMER_ISA
+}  // namespace rf::cpu
+
+#endif  // RECURFORMER_CPU_SELECTIVE_SCAN_HPP

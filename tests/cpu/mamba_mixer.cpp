@@ -1,0 +1,62 @@
+#include "recurformer/cpu/mamba_mixer.hpp"
+
+#include <doctest/doctest.h>
+
+#include <utility>
+#include <vector>
+
+#include "recurformer/core/precision.hpp"
+#include "recurformer/reference/mamba.hpp"
+#include "support/mixer_harness.hpp"
+
+namespace {
+
+using rf::Fp32;
+using rf::Mamba;
+using rf::test::MixerHarness;
+using Widths = std::integer_sequence<int, 16, 80>;
+
+// Converted heads are the default. Standard Mamba, with every size unlike the default one: states that do not
+// fill a vector and are no multiple of a pass, few taps, a given rank.
+using Converted = Mamba<>;
+using Standard = Mamba<rf::ScanShape{.d_state = 11, .d_conv = 3, .dt_rank = 5}, rf::standard_mamba>;
+// More states than one pass over time holds.
+using Large = Mamba<rf::ScanShape{.d_state = 18, .d_conv = 2}>;
+
+template <class Mixer>
+using Harness = MixerHarness<Mixer, Fp32, Widths>;
+
+TEST_CASE_TEMPLATE("Mamba: forward equals the reference, however sequences are cut", Mixer, Converted,
+                   Standard, Large) {
+  Harness<Mixer>(Mixer{}, {}).check_forward();
+  Harness<Mixer>(Mixer{},
+                 {.shape = {.d_model = 8, .d_head = 80}, .groups = {3, 0}, .lengths = {1, 70, 0, 129}})
+      .check_forward();
+}
+
+TEST_CASE_TEMPLATE("Mamba: gradients equal finite differences of the reference", Mixer, Converted, Standard,
+                   Large) {
+  Harness<Mixer>(Mixer{}, {.groups = {1}, .lengths = {18, 0, 3}}).check_backward();
+}
+
+TEST_CASE("Mamba: chunks of every length up to the convolution's, and around the block's") {
+  Harness<Converted> harness(Converted{}, {.lengths = {140, 7}});
+  for (std::int64_t step = 1; step <= 5; ++step) {
+    std::vector<std::int64_t> borders;
+    for (std::int64_t at = step; at < 12; at += step) borders.push_back(at);
+    harness.check_chunks(borders);
+  }
+  harness.check_chunks({63, 64, 65, 128, 129});
+}
+
+TEST_CASE("Mamba: the same bits for any number of threads; sequences do not see each other") {
+  Harness<Converted> harness(Converted{}, {.lengths = {70, 0, 3, 12}});
+  harness.check_threads();
+  harness.check_nan_isolation();
+  // One head and more threads than heads: its channels are split.
+  Harness<Standard> split(Standard{},
+                          {.shape = {.d_model = 8, .d_head = 80}, .groups = {2}, .lengths = {130}});
+  split.check_threads();
+}
+
+}  // namespace
