@@ -2,10 +2,10 @@
 #define RECURFORMER_CPU_ATTENTION_HPP
 
 // Attention forward on the CPU. Work items are tiles of 48 queries of one KV group of one sequence, the
-// longest first; each walks over its keys with the tile program of kernel/attention.hpp.
+// longest first; each walks over its keys with the tile program of kernel/attention.hpp. Groups of few
+// queries go through attention_decode.hpp instead.
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -14,16 +14,12 @@
 #include <vector>
 
 #include "recurformer/core/parallel.hpp"
+#include "recurformer/cpu/attention_decode.hpp"
 #include "recurformer/cpu/attention_tile.hpp"
 #include "recurformer/kernel/attention.hpp"
 
 namespace rf::cpu {
 inline namespace RECURFORMER_ISA {
-
-/// Scores in units of log 2: log2(e) / √d_head.
-inline float score_scale(int d_head) {
-  return static_cast<float>(std::numbers::log2e / std::sqrt(static_cast<double>(d_head)));
-}
 
 /// The recency probe's sums beside the row sum.
 struct ProbeSums {
@@ -158,7 +154,7 @@ std::vector<AttentionItem> attention_items(std::span<const AttentionGroup<T>> gr
 
 /// Computes out, and log_sum_exp and the probe's arrays where asked for, of every group.
 template <int D, class T>
-void attention_forward(std::span<const AttentionGroup<T>> groups, const AttentionMask& mask, bool probing) {
+void attention_prefill(std::span<const AttentionGroup<T>> groups, const AttentionMask& mask, bool probing) {
   const std::vector<AttentionItem> items = attention_items(groups, mask);
   parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
     const AttentionItem& item = items[static_cast<std::size_t>(i)];
@@ -170,6 +166,18 @@ void attention_forward(std::span<const AttentionGroup<T>> groups, const Attentio
       kernel::flash_attention_forward(tile);
     }
   });
+}
+
+/// The same by decode for groups of few queries, where nothing but out is wanted.
+template <int D, class T>
+void attention_forward(std::span<const AttentionGroup<T>> groups, const AttentionMask& mask, bool probing) {
+  std::vector<AttentionGroup<T>> few, many;
+  for (const AttentionGroup<T>& group : groups) {
+    const bool decodes = !probing && !group.log_sum_exp && group.query_count() <= most_decode_queries;
+    (decodes ? few : many).push_back(group);
+  }
+  if (!few.empty()) attention_decode<D, T>(few, mask);
+  if (!many.empty()) attention_prefill<D, T>(many, mask, probing);
 }
 
 }  // namespace RECURFORMER_ISA

@@ -8,9 +8,11 @@
 // queries then holds few tokens of many heads, which shares keys and values and shortens the masked edge.
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <numbers>
 #include <span>
 #include <type_traits>
 
@@ -54,6 +56,11 @@ inline namespace RECURFORMER_ISA {
 /// Queries and keys per tile. 48 queries are three AVX-512 vectors, the widest panel of the microkernel.
 inline constexpr int tile_queries = 48;
 inline constexpr int tile_keys = 64;
+
+/// Scores in units of log 2: log2(e) / √d_head.
+inline float score_scale(int d_head) {
+  return static_cast<float>(std::numbers::log2e / std::sqrt(static_cast<double>(d_head)));
+}
 
 /// Which queries a tile holds: `count` of them from `first` on. Lanes behind them repeat the last position.
 struct QueryRows {

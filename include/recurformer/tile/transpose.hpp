@@ -45,6 +45,30 @@ RECURFORMER_INLINE void transpose(Vec (&rows)[width]) {
   if constexpr (width >= 16) detail::transpose_round<8>(rows);
 }
 
+namespace detail {
+
+/// Halves the vectors: of each pair, lanes without the bit `Step` end up with sums of the first.
+template <int Step, int Count>
+RECURFORMER_INLINE void reduce_round(Vec (&sums)[width]) {
+  constexpr auto lanes = std::make_integer_sequence<int, width>{};
+#pragma GCC unroll 8
+  for (int i = 0; i < Count / 2; ++i) {
+    const Vec a = sums[2 * i], b = sums[2 * i + 1];
+    sums[i] = exchange_low<Step>(a, b, lanes) + exchange_high<Step>(a, b, lanes);
+  }
+}
+
+}  // namespace detail
+
+/// Lane i of the result is the sum of the lanes of sums[i]. Overwrites its argument.
+RECURFORMER_INLINE Vec reduce_each(Vec (&sums)[width]) {
+  detail::reduce_round<1, width>(sums);
+  detail::reduce_round<2, width / 2>(sums);
+  if constexpr (width >= 8) detail::reduce_round<4, width / 4>(sums);
+  if constexpr (width >= 16) detail::reduce_round<8, width / 8>(sums);
+  return sums[0];
+}
+
 }  // namespace RECURFORMER_ISA
 }  // namespace rf::simd
 

@@ -1,0 +1,255 @@
+#ifndef RECURFORMER_CPU_ATTENTION_DECODE_HPP
+#define RECURFORMER_CPU_ATTENTION_DECODE_HPP
+
+// Attention of a few queries over a long past. Here the bytes of keys and values are the work, so the head's
+// elements lie in vector lanes, and every row is read once for all queries of the group: all its query heads
+// and all new tokens.
+//
+//   1. the visible keys are cut at multiples of split_keys; each split is a work item that gives, per query,
+//      a softmax state and an output relative to its maximum
+//   2. the splits of a group are merged in order
+//
+// Splits depend on positions only, never on the number of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "recurformer/core/parallel.hpp"
+#include "recurformer/cpu/attention_tile.hpp"
+#include "recurformer/math/softmax_state.hpp"
+
+namespace rf::cpu {
+inline namespace RECURFORMER_ISA {
+
+/// Queries of a group (tokens · heads) up to which it decodes.
+inline constexpr int most_decode_queries = 16;
+inline constexpr std::int64_t split_keys = 512;
+
+/// What a split leaves behind.
+template <int D>
+struct DecodePartial {
+  SoftmaxState state[most_decode_queries];
+  alignas(64) float output[most_decode_queries][D];
+};
+
+/// All queries of a group over one range of keys.
+template <int D, class T>
+class DecodeSplit {
+ public:
+  DecodeSplit(const AttentionGroup<T>& group, const AttentionMask& mask, DecodePartial<D>& result)
+      : group_(group), mask_(mask), count_(static_cast<int>(group.query_count())), result_(result) {
+    const float scale = score_scale(D);
+    for (int q = 0; q < count_; ++q) {
+      const float* query = group.queries.row(q / group.heads) + q % group.heads * D;
+      for (int d = 0; d < D; d += simd::width) {
+        simd::store(queries_[q] + d, simd::load(query + d) * scale);
+        simd::store(result_.output[q] + d, simd::zero());
+      }
+      result_.state[q] = {};
+    }
+  }
+
+  void run(const KeyRange& range) {
+    for (const KeyBlock<T>& block : group_.blocks) {
+      const std::int64_t begin = std::max(range.begin, block.position),
+                         end = std::min(range.end, block.end());
+      for (std::int64_t p = begin; p < end; p += step_keys) {
+        const std::int64_t at = (p - block.position) * block.stride;
+        add_keys(block.keys + at, block.values + at, block.stride,
+                 {p, std::min<std::int64_t>(p + step_keys, end)});
+      }
+    }
+  }
+
+ private:
+  static constexpr int step_keys = 64;  // between two looks at the maximum
+  static constexpr int vectors = D / simd::width;
+
+  void add_keys(const T* keys, const T* values, std::int64_t stride, const KeyRange& range) {
+    const auto count = static_cast<int>(range.size());
+    in_query_blocks([&](auto block, int q) { score<block()>(q, keys, stride, count); });
+    hide(range);
+    for (int q = 0; q < count_; ++q) weigh(q, count);
+    in_query_blocks([&](auto block, int q) { add_values<block()>(q, values, stride, count); });
+  }
+
+  /// Calls f(number of queries as a constant, first of them) for all queries in blocks of 4, 2 and 1.
+  template <class F>
+  void in_query_blocks(F f) const {
+    int q = 0;
+    for (; q + 4 <= count_; q += 4) f(std::integral_constant<int, 4>{}, q);
+    if (q + 2 <= count_) f(std::integral_constant<int, 2>{}, q), q += 2;
+    if (q < count_) f(std::integral_constant<int, 1>{}, q);
+  }
+
+  /// scores_[q …][key] of `Queries` queries: width / Queries keys at a time, so that their sums over lanes
+  /// are one transposing reduction of `width` vectors.
+  template <int Queries>
+  void score(int q, const T* keys, std::int64_t stride, int count) {
+    using namespace simd;
+    constexpr int rows = width / Queries;
+    for (int k = 0; k < count; k += rows) {
+      const T* row[rows];
+      for (int j = 0; j < rows; ++j) row[j] = keys + std::min(k + j, count - 1) * stride;
+      Vec sums[width] = {};
+      for (int d = 0; d < D; d += width) {
+        Vec query[Queries];
+#pragma GCC unroll 4
+        for (int i = 0; i < Queries; ++i) query[i] = load(queries_[q + i] + d);
+#pragma GCC unroll 16
+        for (int j = 0; j < rows; ++j) {
+          const Vec key = load(row[j] + d);
+#pragma GCC unroll 4
+          for (int i = 0; i < Queries; ++i) sums[i * rows + j] += key * query[i];
+        }
+      }
+      alignas(64) float dots[width];
+      store(dots, reduce_each(sums));
+      for (int i = 0; i < Queries; ++i) std::copy_n(dots + i * rows, rows, scores_[q + i] + k);
+    }
+  }
+
+  /// -inf where a query must not look.
+  void hide(const KeyRange& range) {
+    const std::int64_t last = group_.position + group_.tokens - 1;
+    if (mask_.seen_by_all(range, group_.position, last)) return;
+    for (int q = 0; q < count_; ++q)
+      for (std::int64_t key = range.begin; key < range.end; ++key)
+        if (!mask_.visible(group_.position + q / group_.heads, key))
+          scores_[q][key - range.begin] = -std::numeric_limits<float>::infinity();
+  }
+
+  /// Scores of one query become weights relative to its new maximum, its output is rescaled.
+  void weigh(int q, int count) {
+    using namespace simd;
+    SoftmaxState& state = result_.state[q];
+    float* scores = scores_[q];
+    const int padded = (count + width - 1) / width * width;
+    std::fill(scores + count, scores + padded, -std::numeric_limits<float>::infinity());
+    Vec largest = broadcast(state.maximum);
+    for (int k = 0; k < padded; k += width) largest = max(load(scores + k), largest);
+    const float maximum = reduce_max(largest);
+    const float offset = maximum == -std::numeric_limits<float>::infinity() ? 0.0f : maximum;
+    Vec sum = zero();
+    for (int k = 0; k < padded; k += width) {
+      const Vec weight = tile::exp2_nonpositive(load(scores + k) - offset);
+      store(scores + k, weight);
+      sum += weight;
+    }
+    const float factor = softmax_rescale(state.maximum, offset);
+    state = {.maximum = maximum, .sum = state.sum * factor + reduce_add(sum)};
+    if (factor != 1.0f)
+      for (int d = 0; d < D; d += width) store(result_.output[q] + d, load(result_.output[q] + d) * factor);
+  }
+
+  /// Adds weighted values to the outputs of `Queries` queries, a panel of the head's elements at a time.
+  template <int Queries>
+  void add_values(int q, const T* values, std::int64_t stride, int count) {
+    using namespace simd;
+    constexpr int panel = panel_vectors(tile::vector_registers / 2 / Queries);
+    for (int d = 0; d < D; d += panel * width) {
+      Vec sums[Queries][panel];
+#pragma GCC unroll 4
+      for (int i = 0; i < Queries; ++i)
+#pragma GCC unroll 16
+        for (int v = 0; v < panel; ++v) sums[i][v] = load(result_.output[q + i] + d + v * width);
+      for (int k = 0; k < count; ++k) {
+        const T* row = values + k * stride + d;
+#pragma GCC unroll 16
+        for (int v = 0; v < panel; ++v) {
+          const Vec value = load(row + v * width);
+#pragma GCC unroll 4
+          for (int i = 0; i < Queries; ++i) sums[i][v] += value * scores_[q + i][k];
+        }
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < Queries; ++i)
+#pragma GCC unroll 16
+        for (int v = 0; v < panel; ++v) store(result_.output[q + i] + d + v * width, sums[i][v]);
+    }
+  }
+
+  /// The largest divisor of the head's vectors that is at most `most`.
+  static constexpr int panel_vectors(int most) {
+    int panel = std::min(most, vectors);
+    while (vectors % panel != 0) --panel;
+    return panel;
+  }
+
+  const AttentionGroup<T>& group_;
+  const AttentionMask& mask_;
+  int count_;
+  DecodePartial<D>& result_;
+  alignas(64) float queries_[most_decode_queries][D];  // in units of log 2 of the score
+  alignas(64) float scores_[most_decode_queries][step_keys];
+};
+
+/// A range of keys of one group as a work item.
+struct DecodeItem {
+  std::size_t group = 0;
+  KeyRange keys;
+};
+
+/// All splits, group by group in the order of positions.
+template <class T>
+std::vector<DecodeItem> decode_items(std::span<const AttentionGroup<T>> groups, const AttentionMask& mask) {
+  std::vector<DecodeItem> items;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const std::int64_t first = groups[g].position, last = first + groups[g].tokens - 1;
+    for (const KeyRange& range : mask.seen_by_any(first, last))
+      for (std::int64_t p = range.begin; p < range.end;) {
+        const std::int64_t end = std::min((p / split_keys + 1) * split_keys, range.end);
+        items.push_back({.group = g, .keys = {p, end}});
+        p = end;
+      }
+  }
+  return items;
+}
+
+/// Merges the splits of one group in order and writes its outputs.
+template <int D, class T>
+void merge_splits(const AttentionGroup<T>& group, std::span<DecodePartial<D>> splits) {
+  for (int q = 0; q < static_cast<int>(group.query_count()); ++q) {
+    SoftmaxState state = splits[0].state[q];
+    float* sum = splits[0].output[q];
+    for (std::size_t i = 1; i < splits.size(); ++i) {
+      const SoftmaxMerge merged = merge(state, splits[i].state[q]);
+      state = merged.state;
+      for (int d = 0; d < D; d += simd::width)
+        simd::store(sum + d,
+                    simd::load(sum + d) * merged.left + simd::load(splits[i].output[q] + d) * merged.right);
+    }
+    const float inverse = state.sum == 0.0f ? 0.0f : 1.0f / state.sum;
+    float* out = group.out.row(q / group.heads) + q % group.heads * D;
+    for (int d = 0; d < D; d += simd::width) simd::store(out + d, simd::load(sum + d) * inverse);
+  }
+}
+
+/// Computes out of every group; each has at most most_decode_queries queries.
+template <int D, class T>
+void attention_decode(std::span<const AttentionGroup<T>> groups, const AttentionMask& mask) {
+  const std::vector<DecodeItem> items = decode_items(groups, mask);
+  const auto partials = std::make_unique_for_overwrite<DecodePartial<D>[]>(items.size());
+  parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    DecodeSplit<D, T>(groups[items[at].group], mask, partials[at]).run(items[at].keys);
+  });
+  std::size_t first = 0;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    std::size_t end = first;
+    while (end < items.size() && items[end].group == g) ++end;
+    merge_splits<D>(groups[g], std::span(partials.get() + first, end - first));
+    first = end;
+  }
+}
+
+}  // namespace RECURFORMER_ISA
+}  // namespace rf::cpu
+
+#endif  // RECURFORMER_CPU_ATTENTION_DECODE_HPP
