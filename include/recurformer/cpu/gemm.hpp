@@ -12,15 +12,18 @@
 //   dW += dyᵀ x  gemm({out, in, rows}, row_major(dy, out).transposed(), row_major(x, in), dW, in,
 //                     Accumulate::yes)
 //
-// Flow: the threads pack B into panels (a chunk of columns at a time, so that the copy stays in the
-// last-level cache), then share the blocks of C. A block walks along K in steps of depth_block; float A with
-// contiguous k is read where it lies, any other A is packed block by block.
+// Flow: C is cut into blocks, which the threads take in turn. A block walks along K in steps of depth_block;
+// it reads float A with consecutive k where it lies and packs any other A. Where C is one block high, each
+// block also packs the part of B that it alone needs; otherwise the threads first pack B together, a chunk of
+// columns at a time, so that the copy stays in the last-level cache.
 //
 // The sum over k is never split between threads and its order depends on K alone: the bits of C do not depend
 // on the number of threads, on M, or on the column's neighbours.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "recurformer/core/config.hpp"
@@ -55,30 +58,43 @@ struct BlockGrid {
 
 inline std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-/// Blocks as large as caches allow, but enough of them to keep every thread busy to the end. Rows are halved
-/// first: that only re-reads B from cache, while fewer panels pack A again.
-inline BlockGrid block_grid(std::int64_t rows, std::int64_t columns, int threads) {
-  constexpr std::int64_t most_rows = 192, least_rows = 24, most_panels = 8;
+/// What packing one element costs, in vector multiply-adds.
+struct PackingCost {
+  double a = 0;
+  double b = 0;
+};
+
+/// The grid with the shortest predicted time: full rounds of blocks over the threads, and a quarter for the
+/// unevenness of threads. Large blocks pack and read less, small ones share out better.
+inline BlockGrid block_grid(std::int64_t rows, std::int64_t columns, int threads, PackingCost cost) {
+  constexpr double reading = 0.1;  // an element of packed B that comes from a farther cache
   const std::int64_t panels = divide_up(columns, panel_width);
-  const std::int64_t wanted = threads == 1 ? 1 : 8 * threads;
-  BlockGrid grid;
-  std::int64_t down = divide_up(rows, most_rows), across = divide_up(panels, most_panels);
-  const auto fit = [&] {
-    grid.rows = divide_up(divide_up(rows, down), tile_rows) * tile_rows;
-    grid.panels = divide_up(panels, across);
-    grid.down = divide_up(rows, grid.rows);
-    grid.across = divide_up(panels, grid.panels);
-  };
-  fit();
-  while (grid.count() < wanted && grid.rows > least_rows) {
-    down *= 2;
-    fit();
-  }
-  while (grid.count() < wanted && grid.panels > 1) {
-    across *= 2;
-    fit();
-  }
-  return grid;
+  BlockGrid best;
+  double best_time = std::numeric_limits<double>::infinity();
+  for (const std::int64_t most_rows : {192, 96, 48, 24})
+    for (const std::int64_t most_panels : {8, 4, 2, 1}) {
+      BlockGrid grid;
+      grid.rows = divide_up(divide_up(rows, divide_up(rows, most_rows)), tile_rows) * tile_rows;
+      grid.panels = divide_up(panels, divide_up(panels, most_panels));
+      grid.down = divide_up(rows, grid.rows);
+      grid.across = divide_up(panels, grid.panels);
+      const auto block_rows = static_cast<double>(grid.rows), block_panels = static_cast<double>(grid.panels);
+      const double block = block_rows * block_panels * tile_vectors + block_rows * cost.a +
+                           block_panels * panel_width * (grid.down == 1 ? cost.b : reading);
+      const double shared = grid.down == 1 ? 0.0 : static_cast<double>(columns) * cost.b / threads;
+      const double time =
+          (static_cast<double>(divide_up(grid.count(), threads)) + (threads > 1 ? 0.25 : 0.0)) * block +
+          shared;
+      if (time < best_time) best = grid, best_time = time;
+    }
+  return best;
+}
+
+/// A is read in place where it is float and its k are consecutive; B is transposed where its k are.
+template <class TA, class TB>
+PackingCost packing_cost(const MatrixView<TA>& a, const MatrixView<TB>& b) {
+  const bool in_place = std::is_same_v<TA, float> && a.column_stride == 1;
+  return {.a = in_place ? 0.0 : 0.3, .b = b.row_stride == 1 ? 0.6 : 0.3};
 }
 
 /// Runs body(i) for i < count, on the calling thread alone where the whole work is too small to share.
@@ -102,12 +118,14 @@ inline float* packed_b_scratch(std::int64_t size) {
   return buffer.data();
 }
 
-/// One block of C. `panels` holds B's packed columns [0, columns), whole K.
-template <class T>
+/// Computes blocks of C. B comes packed by pack_chunk(), or is null: then each block packs what it needs,
+/// which costs nothing more where C is one block high, and stays in the nearest cache.
+template <class TA, class TB>
 struct BlockProduct {
-  GemmShape shape;  // of the chunk
-  MatrixView<T> a;
-  const float* panels;
+  GemmShape shape;
+  MatrixView<TA> a;
+  MatrixView<TB> b;
+  PanelsOfB packed_b;
   float* c;
   std::int64_t c_stride;
   Accumulate accumulate;
@@ -117,49 +135,56 @@ struct BlockProduct {
     const std::int64_t first_row = block / grid.across * grid.rows;
     const std::int64_t rows = std::min(grid.rows, shape.rows - first_row);
     const std::int64_t first_panel = block % grid.across * grid.panels;
-    const std::int64_t end_column = std::min(shape.columns, (first_panel + grid.panels) * panel_width);
+    const std::int64_t first_column = first_panel * panel_width;
+    const std::int64_t end_column = std::min(shape.columns, first_column + grid.panels * panel_width);
     for (std::int64_t k = 0; k < shape.depth; k += depth_block) {
       const std::int64_t depth = std::min(depth_block, shape.depth - k);
-      const bool add = k > 0 || accumulate == Accumulate::yes;
-      if constexpr (std::is_same_v<T, float>)
+      const PanelsOfB panels = panels_of_b(first_column, end_column, k, depth);
+      if constexpr (std::is_same_v<TA, float>)
         if (a.column_stride == 1) {
-          for (std::int64_t column = first_panel * panel_width; column < end_column; column += panel_width)
-            for (std::int64_t r = 0; r < rows; r += tile_rows)
-              tile(first_row + r, std::min<std::int64_t>(tile_rows, rows - r), column, k, depth, add,
-                   RowMajorA{a.data + (first_row + r) * a.row_stride + k, a.row_stride});
+          for (std::int64_t column = first_column; column < end_column; column += panel_width)
+            for (std::int64_t r = first_row; r < first_row + rows; r += tile_rows)
+              tile(r, first_row + rows, column, k, depth, panels.row(column, k),
+                   RowMajorA{a.data + r * a.row_stride + k, a.row_stride});
           continue;
         }
-      float* packed = packed_a_scratch((grid.rows + tile_rows) * depth_block);
-      pack_rows(a, first_row, rows, k, depth, packed);
-      for (std::int64_t column = first_panel * panel_width; column < end_column; column += panel_width)
-        for (std::int64_t r = 0; r < rows; r += tile_rows)
-          tile(first_row + r, std::min<std::int64_t>(tile_rows, rows - r), column, k, depth, add,
-               PanelA{packed + r * depth});
+      float* packed_a = packed_a_scratch((grid.rows + tile_rows) * depth_block);
+      pack_rows(a, first_row, rows, k, depth, packed_a);
+      for (std::int64_t column = first_column; column < end_column; column += panel_width)
+        for (std::int64_t r = first_row; r < first_row + rows; r += tile_rows)
+          tile(r, first_row + rows, column, k, depth, panels.row(column, k),
+               PanelA{packed_a + (r - first_row) * depth});
     }
   }
 
+  PanelsOfB panels_of_b(std::int64_t first, std::int64_t end, std::int64_t k, std::int64_t depth) const {
+    if (packed_b.data != nullptr) return packed_b;
+    const PanelsOfB panels{packed_b_scratch(padded_columns(end - first) * depth), shape.columns, first, k,
+                           depth};
+    pack_panels(b, first, end, k, depth, panels);
+    return panels;
+  }
+
   template <class A>
-  void tile(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t k, std::int64_t depth,
-            bool add, A operand) const {
-    const int vectors = panel_vectors(column, shape.columns);
-    const float* b = panels + column * shape.depth + k * vectors * simd::width;
+  void tile(std::int64_t row, std::int64_t end_row, std::int64_t column, std::int64_t k, std::int64_t depth,
+            const float* panel, A operand) const {
+    const int rows = static_cast<int>(std::min<std::int64_t>(tile_rows, end_row - row));
     float* out = c + row * c_stride + column;
-    const int live_rows = static_cast<int>(rows);
-    pick_tile_kernel<A, float>(live_rows, vectors)(
-        depth, operand, b, add ? TileStart{out, c_stride} : TileStart{}, out, c_stride, live_rows,
+    const bool add = k > 0 || accumulate == Accumulate::yes;
+    pick_tile_kernel<A, float>(rows, panel_vectors(column, shape.columns))(
+        depth, operand, panel, add ? TileStart{out, c_stride} : TileStart{}, out, c_stride, rows,
         std::min<std::int64_t>(panel_width, shape.columns - column));
   }
 };
 
-/// Packs columns of B into panels, in parallel over panels and long stretches of K.
+/// Packs all of B into `out`, in parallel over blocks of it.
 template <class T>
-void pack_chunk(MatrixView<T> b, std::int64_t columns, std::int64_t depth, bool share, float* out) {
-  constexpr std::int64_t stretch = 4 * depth_block;
-  const std::int64_t panels = divide_up(columns, panel_width), stretches = divide_up(depth, stretch);
-  share_or_run(panels * stretches, share, [&](std::int64_t i) {
-    const std::int64_t first = i / stretches * panel_width, k = i % stretches * stretch;
-    const std::int64_t row = panel_vectors(first, columns) * simd::width;
-    pack_panel(b, first, columns, k, std::min(stretch, depth - k), out + first * depth + k * row);
+void pack_chunk(MatrixView<T> b, bool share, const PanelsOfB& out) {
+  constexpr std::int64_t width = 8 * panel_width;
+  const std::int64_t across = divide_up(out.columns, width), down = divide_up(out.depth, depth_block);
+  share_or_run(across * down, share, [&](std::int64_t i) {
+    const std::int64_t first = i / down * width, k = i % down * depth_block;
+    pack_panels(b, first, std::min(first + width, out.columns), k, std::min(depth_block, out.depth - k), out);
   });
 }
 
@@ -185,23 +210,30 @@ void gemm(GemmShape shape, MatrixView<TA> a, MatrixView<TB> b, float* c, std::in
   }
   constexpr std::int64_t chunk_elements = std::int64_t{4} << 20;  // 16 MiB of packed B
   constexpr std::int64_t least_shared = 1 << 17;  // multiply-adds worth waking other threads for
+  const bool share = shape.rows * shape.columns * shape.depth >= least_shared;
+  const int threads = share ? default_pool().threads() : 1;
+  const detail::PackingCost cost = detail::packing_cost(a, b);
+  const bool pack_in_blocks = detail::block_grid(shape.rows, shape.columns, threads, cost).down == 1;
   const std::int64_t panels_per_chunk =
       std::max<std::int64_t>(1, chunk_elements / (panel_width * shape.depth));
-  const std::int64_t chunk = panels_per_chunk * panel_width;
-  const bool share = shape.rows * shape.columns * shape.depth >= least_shared;
+  const std::int64_t chunk = pack_in_blocks ? shape.columns : panels_per_chunk * panel_width;
   for (std::int64_t first = 0; first < shape.columns; first += chunk) {
     const std::int64_t columns = std::min(chunk, shape.columns - first);
-    float* panels = detail::packed_b_scratch(detail::padded_columns(columns) * shape.depth);
-    const MatrixView<TB> part{b.data + first * b.column_stride, b.row_stride, b.column_stride};
-    detail::pack_chunk(part, columns, shape.depth, share, panels);
-    const detail::BlockProduct<TA> product{
+    detail::BlockProduct<TA, TB> product{
         .shape = {shape.rows, columns, shape.depth},
         .a = a,
-        .panels = panels,
+        .b = {b.data + first * b.column_stride, b.row_stride, b.column_stride},
+        .packed_b = {},
         .c = c + first,
         .c_stride = c_stride,
         .accumulate = accumulate,
-        .grid = detail::block_grid(shape.rows, columns, share ? default_pool().threads() : 1)};
+        .grid = detail::block_grid(shape.rows, columns, threads, cost)};
+    if (!pack_in_blocks) {
+      product.packed_b = {.data = detail::packed_b_scratch(detail::padded_columns(columns) * shape.depth),
+                          .columns = columns,
+                          .depth = shape.depth};
+      detail::pack_chunk(product.b, share, product.packed_b);
+    }
     detail::share_or_run(product.grid.count(), share, product);
   }
 }

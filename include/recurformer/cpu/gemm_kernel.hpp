@@ -63,10 +63,11 @@ struct PanelA {
 [[gnu::noinline]] inline void store_ragged_tile(const float* tile, int rows, std::int64_t columns,
                                                 TileStart start, float* c, std::int64_t c_stride) {
   for (int i = 0; i < rows; ++i)
-    for (std::int64_t j = 0; j < columns; ++j) {
-      const float sum = tile[i * panel_width + j];
-      c[i * c_stride + j] = start.data != nullptr ? start.data[i * start.stride + j] + sum : sum;
-    }
+    simd::for_lanes(columns, [&](std::int64_t j, auto n) {
+      simd::Vec sum = simd::load_n(tile + i * panel_width + j, n);
+      if (start.data != nullptr) sum = simd::load_n(start.data + i * start.stride + j, n) + sum;
+      simd::store_n(c + i * c_stride + j, sum, n);
+    });
 }
 
 /// One tile of R rows and V vectors. `rows` <= R of them and `columns` <= V * width exist in C.
@@ -74,6 +75,9 @@ template <int R, int V, class A, class TB>
 [[gnu::noinline]] void tile_kernel(std::int64_t depth, A a, const TB* b, TileStart start, float* c,
                                    std::int64_t c_stride, int rows, std::int64_t columns) {
   using simd::Vec;
+  // C is touched only after the loop; asking for it now hides a miss behind the arithmetic.
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < V; ++j) __builtin_prefetch(c + i * c_stride + j * simd::width, 1);
   Vec acc[R][V];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)

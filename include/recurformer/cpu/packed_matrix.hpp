@@ -67,7 +67,7 @@ class PackedMatrix {
     const Operands operands{x, x_stride, y, y_stride, accumulate, bias};
     if (inputs_ == 0) return start_only(operands, rows);
     const bool share = rows * outputs_ * inputs_ >= least_shared;
-    const auto grid = detail::block_grid(rows, outputs_, share ? default_pool().threads() : 1);
+    const auto grid = detail::block_grid(rows, outputs_, share ? default_pool().threads() : 1, {});
     detail::share_or_run(grid.count(), share, [&](std::int64_t block) {
       const std::int64_t first_row = block / grid.across * grid.rows;
       const std::int64_t first = block % grid.across * grid.panels * panel_width;
