@@ -225,8 +225,8 @@ void read_tensor(const SafetensorsFile& file, std::string_view name,
   const TensorEntry& tensor = file.tensor(name);
   check_file(
       std::equal(tensor.shape.begin(), tensor.shape.end(), expected_shape.begin(), expected_shape.end()),
-      file.path(), "tensor ", detail::printable(name), " has shape ", shape_text(tensor.shape),
-      "; expected ", shape_text(expected_shape));
+      file.path(), "tensor ", detail::printable(name), " has shape ", shape_text(tensor.shape), "; expected ",
+      shape_text(expected_shape));
   switch (tensor.dtype) {
     case DType::F64:
       return detail::copy_converted<double>(tensor.bytes, out);
