@@ -289,9 +289,10 @@ class Tensor {
  private:
   struct Uninitialised {};
   Tensor(Uninitialised, const E& extents, Resource* memory) : extents_(extents), memory_(memory) {
-    check(memory != nullptr, "a tensor of shape ", to_text(extents), " got no memory resource");
-    check(size() <= std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(sizeof(T)),
-          "a tensor of shape ", to_text(extents), " does not fit the address space");
+    if (memory == nullptr)
+      throw ArgumentError(text("a tensor of shape ", to_text(extents), " got no memory resource"));
+    if (size() > std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(sizeof(T)))
+      throw ArgumentError(text("a tensor of shape ", to_text(extents), " does not fit the address space"));
     if (size() != 0) data_ = static_cast<T*>(memory->allocate(bytes(), tensor_alignment));
   }
 
