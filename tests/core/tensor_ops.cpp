@@ -2,7 +2,6 @@
 
 #include <doctest/doctest.h>
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -232,8 +231,10 @@ TEST_CASE("reduce, sum, max_abs") {
 TEST_CASE("matmul: against a sum in double, for shapes on either side of a block") {
   rf::Random random(11);
   const auto normal = [&](auto) { return random.normal(); };
-  for (const auto& [m, k, n] : std::vector<std::array<std::int64_t, 3>>{
-           {1, 1, 1}, {3, 5, 7}, {2, 1, 64}, {4, 9, 65}, {1, 70, 129}, {5, 0, 3}, {0, 2, 3}, {2, 3, 0}}) {
+  const std::int64_t sizes[][3] = {{1, 1, 1},    {3, 5, 7}, {2, 1, 64}, {4, 9, 65},
+                                   {1, 70, 129}, {5, 0, 3}, {0, 2, 3},  {2, 3, 0}};
+  for (const auto& size : sizes) {
+    const std::int64_t m = size[0], k = size[1], n = size[2];
     CAPTURE(m);
     CAPTURE(k);
     CAPTURE(n);
@@ -247,12 +248,12 @@ TEST_CASE("matmul: against a sum in double, for shapes on either side of a block
     double worst = 0;
     for (std::int64_t i = 0; i < m; ++i)
       for (std::int64_t j = 0; j < n; ++j) {
-        double expected = 0, size = 1e-30;
+        double expected = 0, magnitude = 1e-30;
         for (std::int64_t d = 0; d < k; ++d) {
           expected += double(a(i, d)) * double(float(b(d, j)));
-          size += std::abs(double(a(i, d)) * double(float(b(d, j))));
+          magnitude += std::abs(double(a(i, d)) * double(float(b(d, j))));
         }
-        const double difference = std::abs(double(out.window(i, j)) - expected) / size;
+        const double difference = std::abs(double(out.window(i, j)) - expected) / magnitude;
         worst = difference <= worst ? worst : difference;  // NaN stays
       }
     CHECK(worst < 5e-6);
