@@ -1,0 +1,250 @@
+#ifndef RECURFORMER_CHECKPOINT_MODEL_FILES_HPP
+#define RECURFORMER_CHECKPOINT_MODEL_FILES_HPP
+
+// A model in a folder, as Hugging Face lays it out: config.json (see hf_config.hpp) and model.safetensors.
+//
+// Loading checks names and shapes of all tensors before it changes a weight; then every tensor is copied
+// piece by piece from the mapped file to where the kernels want it, converting between F32, BF16 and F16
+// where the types differ. Saving writes each weight in the type it has in memory, so that a round trip gives
+// the same bits.
+//
+//   Model<AnyPlan> model = load_model<Model<AnyPlan>>("my-model");
+//   …
+//   save_model(model.weights(), model_config(model), "my-model-trained");
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "recurformer/checkpoint/hf_config.hpp"
+#include "recurformer/checkpoint/safetensors.hpp"
+#include "recurformer/checkpoint/untrusted.hpp"
+#include "recurformer/model/weights.hpp"
+
+namespace rf {
+
+namespace detail {
+
+inline std::string weights_path(const std::string& folder) {
+  return (std::filesystem::path(folder) / "model.safetensors").string();
+}
+
+/// FileError if the folder has a model in several files instead of one.
+inline void check_not_sharded(const std::string& path) {
+  std::error_code ignored;
+  check_file(
+      std::filesystem::exists(path, ignored) || !std::filesystem::exists(path + ".index.json", ignored), path,
+      "is missing: the folder has a model in several files; supported: one. Save it again with "
+      "save_pretrained(..., max_shard_size=\"1000GB\")");
+}
+
+/// "'a', 'b', 'c' and 5 more"
+inline std::string name_list(const std::vector<std::string>& names) {
+  constexpr std::size_t most = 8;
+  std::string out;
+  for (std::size_t i = 0; i < std::min(names.size(), most); ++i)
+    out += (i > 0 ? ", " : "") + printable(names[i]);
+  if (names.size() > most) out += text(" and ", names.size() - most, " more");
+  return out;
+}
+
+/// Buffers that `transformers` has saved at times and nobody needs.
+inline bool is_ignored_tensor(std::string_view name, bool tied_embeddings) {
+  return name.ends_with("rotary_emb.inv_freq") || (tied_embeddings && name == "lm_head.weight");
+}
+
+/// FileError unless the file holds these tensors, in these shapes, and no other.
+inline void check_tensors(const SafetensorsFile& file, const std::vector<FileTensor>& tensors,
+                          bool tied_embeddings) {
+  std::vector<std::string> missing, extra;
+  std::set<std::string_view> expected;
+  for (const FileTensor& tensor : tensors) {
+    expected.insert(tensor.name);
+    if (!file.contains(tensor.name)) missing.push_back(tensor.name);
+  }
+  for (const std::string& name : file.names())
+    if (!expected.contains(name) && !is_ignored_tensor(name, tied_embeddings)) extra.push_back(name);
+  const std::string unused =
+      extra.empty() ? "" : text("; it has, beyond what is expected, ", name_list(extra));
+  check_file(missing.empty(), file.path(), "lacks ", missing.size(), " of the ", tensors.size(),
+             " tensors that the model asks for: ", name_list(missing), unused);
+  check_file(extra.empty(), file.path(), "has ", extra.size(),
+             " tensors that the model does not have: ", name_list(extra));
+  for (const FileTensor& tensor : tensors) {
+    const TensorEntry& found = file.tensor(tensor.name);
+    check_file(found.shape == tensor.shape, file.path(), "tensor ", printable(tensor.name), " has shape ",
+               shape_text(found.shape), "; expected ", shape_text(tensor.shape));
+    check_file(found.dtype == DType::F32 || found.dtype == DType::BF16 || found.dtype == DType::F16,
+               file.path(), "tensor ", printable(tensor.name), " has dtype ", name_of(found.dtype),
+               "; expected F32, BF16 or F16");
+  }
+}
+
+/// Bytes of a file tensor -> its pieces.
+inline void copy_tensor(const TensorEntry& from, const FileTensor& to) {
+  std::span<const std::byte> rest = from.bytes;
+  for (const FilePiece& piece : to.pieces) {
+    const std::size_t bytes = static_cast<std::size_t>(piece.size) * size_of(from.dtype);
+    with_elements(piece.dtype, piece.data, [&](auto* out) {
+      if (from.dtype == DType::F32) copy_converted<float>(rest.first(bytes), out);
+      if (from.dtype == DType::BF16) copy_converted<bf16>(rest.first(bytes), out);
+      if (from.dtype == DType::F16) copy_converted<fp16>(rest.first(bytes), out);
+    });
+    rest = rest.subspan(bytes);
+  }
+}
+
+/// The type a tensor has in a file: that of its pieces, or F32, which holds them all, where runs of one layer
+/// have different precisions.
+inline DType file_dtype(const FileTensor& tensor) {
+  const DType first = tensor.pieces.front().dtype;
+  const bool same = std::all_of(tensor.pieces.begin(), tensor.pieces.end(),
+                                [&](const FilePiece& piece) { return piece.dtype == first; });
+  return same ? first : DType::F32;
+}
+
+/// Appends a piece's bytes in this type, its own or F32.
+inline void append_bytes(const FilePiece& piece, DType dtype, std::vector<std::byte>& out) {
+  const auto append = [&](const auto* elements) {
+    const auto bytes = std::as_bytes(std::span(elements, static_cast<std::size_t>(piece.size)));
+    out.insert(out.end(), bytes.begin(), bytes.end());
+  };
+  with_elements(piece.dtype, piece.data, [&](const auto* elements) {
+    if (piece.dtype == dtype) return append(elements);
+    std::vector<float> wide(static_cast<std::size_t>(piece.size));
+    for (std::size_t i = 0; i < wide.size(); ++i) wide[i] = convert<float>(elements[i]);
+    append(wide.data());
+  });
+}
+
+/// The kinds of a bound plan with their options.
+template <class... K>
+std::array<KindChoice, sizeof...(K)> kind_choices(const std::tuple<typename K::Mixer...>& mixers) {
+  return std::apply([](const auto&... mixer) { return std::array{kind_choice<K>(mixer)...}; }, mixers);
+}
+
+/// The first group whose kind is another in the weights than in the plan, or runs with other options, as
+/// text; empty if there is none.
+template <class... K, class P>
+std::string plan_difference(const ModelWeights<Kinds<K...>, P>& weights, const BoundPlan<Kinds<K...>>& plan) {
+  const auto planned = kind_choices<K...>(plan.mixers);
+  for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
+    std::string out;
+    weights.layers[layer].for_each_run([&]<class Of>(std::size_t kind, const RunWeights<Of>& run) {
+      const KindChoice actual = kind_choice<Of>(run.mixer);
+      for (const int group : run.groups) {
+        if (!out.empty()) return;
+        const auto wanted =
+            static_cast<std::size_t>(plan.kind_of_group[layer][static_cast<std::size_t>(group)]);
+        if (wanted != kind)
+          out = text("KV group ", group, " of layer ", layer, " is ", planned[wanted].name(), ", not ",
+                     actual.name());
+        else if (planned[kind] != actual)
+          out = text("the options of ", actual.name(), " are others");
+      }
+    });
+    if (!out.empty()) return out;
+  }
+  return {};
+}
+
+}  // namespace detail
+
+/// The config of a model as it is: what save_model() writes with its weights.
+template <class M>
+ModelConfig model_config(const M& model) {
+  ModelConfig config;
+  config.shape = model.shape();
+  config.plan = model.named_plan();
+  config.dtype = dtype_of<typename M::Precision::Weight>;
+  return config;
+}
+
+/// Reads <folder>/model.safetensors into weights of the right shapes and plan. FileError naming the tensor if
+/// one is missing, unknown or of another shape; the weights are then as before.
+template <class Set, class P>
+void load_weights(ModelWeights<Set, P>& weights, const std::string& folder) {
+  const std::string path = detail::weights_path(folder);
+  detail::check_not_sharded(path);
+  const SafetensorsFile file(path);
+  const std::vector<FileTensor> tensors = file_tensors(weights);
+  detail::check_tensors(file, tensors, weights.shape.tied_embeddings);
+  for (const FileTensor& tensor : tensors) detail::copy_tensor(file.tensor(tensor.name), tensor);
+}
+
+/// Writes a model into a folder, made if there is none: weights first, then the config, each completely or
+/// not at all. ArgumentError if the config is not that of the weights, or if they were packed; FileError if
+/// writing fails.
+template <class Set, class P>
+void save_model(ModelWeights<Set, P>& weights, const ModelConfig& config, const std::string& folder) {
+  check(config.shape == weights.shape, "save_model: the config's sizes are not those of the weights");
+  check(config.dtype == dtype_of<typename P::Weight>, "save_model: the config's dtype is ",
+        name_of(config.dtype), "; the weights are ", name_of(dtype_of<typename P::Weight>));
+  validate(config.plan, config.shape);
+  const std::string difference = detail::plan_difference(weights, bind_plan<Set>(config.plan));
+  check(difference.empty(), "save_model: the config's plan is not that of the weights: ", difference);
+
+  SafetensorsWriter writer;
+  writer.metadata("format", "pt");  // `transformers` demands it
+  std::vector<std::vector<std::byte>> gathered;
+  for (FileTensor& tensor : file_tensors(weights)) {
+    const DType dtype = detail::file_dtype(tensor);
+    const FilePiece& first = tensor.pieces.front();
+    std::span bytes(static_cast<const std::byte*>(first.data),
+                    static_cast<std::size_t>(first.size) * size_of(dtype));
+    if (tensor.pieces.size() > 1) {
+      auto& all = gathered.emplace_back();
+      for (const FilePiece& piece : tensor.pieces) detail::append_bytes(piece, dtype, all);
+      bytes = all;
+    }
+    writer.add(tensor.name, dtype, std::move(tensor.shape), bytes);
+  }
+  std::error_code code;
+  std::filesystem::create_directories(folder, code);
+  check_file(!code, folder, "cannot be made a folder: ", code.message());
+  writer.write(detail::weights_path(folder));
+  write_model_config(config, folder);
+}
+
+/// The model in a folder. FileError if something is wrong with the files, if the program has no kernels for
+/// the plan, or (for a model spec with static layers) if it was compiled for another shape or plan.
+template <class M>
+M load_model(const std::string& folder) {
+  const ModelConfig config = read_model_config(folder);
+  const std::string path = detail::config_path(folder);
+  const auto plan = [&] {
+    try {
+      return bind_plan<typename M::Kinds>(config.plan);
+    } catch (const ArgumentError& error) {
+      throw FileError(text(path, ": ", error.what()));
+    }
+  }();
+  if constexpr (std::is_default_constructible_v<M>) {
+    M model;
+    check_file(model.shape() == config.shape, path, "the sizes are not those this program was compiled for");
+    const std::string difference = detail::plan_difference(model.weights(), plan);
+    check_file(difference.empty(), path,
+               "the plan is not the one this program was compiled for: ", difference);
+    load_weights(model.weights(), folder);
+    return model;
+  } else {
+    M model(config.shape, plan);
+    load_weights(model.weights(), folder);
+    return model;
+  }
+}
+
+}  // namespace rf
+
+#endif  // RECURFORMER_CHECKPOINT_MODEL_FILES_HPP
