@@ -1,0 +1,121 @@
+#ifndef RECURFORMER_BENCHMARKS_CEILINGS_HPP
+#define RECURFORMER_BENCHMARKS_CEILINGS_HPP
+
+// What this machine can do at most, measured once per process on all threads of the default pool. Benchmarks
+// divide by it: a share of a ceiling means the same on every machine, a time does not.
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "recurformer/core/parallel.hpp"
+#include "recurformer/cpu/aligned_buffer.hpp"
+#include "recurformer/tile/simd.hpp"
+
+namespace rf::benchmarks {
+
+/// Seconds of the fastest of `repeats` calls.
+template <class Body>
+double fastest(int repeats, Body&& body) {
+  double best = 1e30;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+namespace detail {
+
+/// Keeps a value that nothing else uses.
+inline void keep(float value) { asm volatile("" : : "g"(value) : "memory"); }
+
+/// `steps` rounds of twelve independent fused multiply-adds, all in registers.
+[[gnu::noinline]] inline void multiply_add_loop(std::int64_t steps, float factor, float term) {
+  simd::Vec sums[12];
+#pragma GCC unroll 12
+  for (int i = 0; i < 12; ++i) sums[i] = simd::broadcast(static_cast<float>(i));
+  const simd::Vec f = simd::broadcast(factor), t = simd::broadcast(term);
+  for (std::int64_t step = 0; step < steps; ++step)
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sums[i] = sums[i] * f + t;
+  simd::Vec total = simd::zero();
+#pragma GCC unroll 12
+  for (int i = 0; i < 12; ++i) total += sums[i];
+  keep(simd::reduce_add(total));
+}
+
+/// Sum of `count` floats through eight chains, so that loads and not additions limit it.
+[[gnu::noinline]] inline void read_loop(const float* data, std::int64_t count) {
+  simd::Vec sums[8] = {};
+  for (std::int64_t i = 0; i + 8 * simd::width <= count; i += 8 * simd::width)
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) sums[j] += simd::load(data + i + j * simd::width);
+  simd::Vec total = simd::zero();
+  for (const auto& sum : sums) total += sum;
+  keep(simd::reduce_add(total));
+}
+
+}  // namespace detail
+
+/// Floating-point operations per second of fused multiply-adds on registers.
+inline double peak_flops() {
+  static const double value = [] {
+    constexpr std::int64_t steps = 2'000'000;
+    const int threads = default_pool().threads();
+    const double seconds = fastest(12, [&] {
+      parallel_for(threads, [&](std::int64_t) { detail::multiply_add_loop(steps, 0.999f, 1e-3f); });
+    });
+    return static_cast<double>(threads) * static_cast<double>(steps) * 12 * 2 * simd::width / seconds;
+  }();
+  return value;
+}
+
+/// Bytes per second read from memory, far beyond the caches.
+inline double read_bandwidth() {
+  static const double value = [] {
+    constexpr std::int64_t count = std::int64_t{1} << 27, piece = 1 << 18;  // 512 MiB in pieces of 1 MiB
+    cpu::AlignedBuffer<float> buffer(static_cast<std::size_t>(count));
+    parallel_for(count / piece, [&](std::int64_t i) { std::fill_n(buffer.data() + i * piece, piece, 1.0f); });
+    const double seconds = fastest(8, [&] {
+      parallel_for(count / piece,
+                   [&](std::int64_t i) { detail::read_loop(buffer.data() + i * piece, piece); });
+    });
+    return static_cast<double>(count) * sizeof(float) / seconds;
+  }();
+  return value;
+}
+
+/// Seconds that the ceilings allow for work of so many operations and bytes.
+inline double floor_seconds(double operations, double bytes) {
+  return std::max(operations / peak_flops(), bytes / read_bandwidth());
+}
+
+/// What one iteration of a benchmark has to do at least.
+struct Work {
+  double operations = 0;  ///< floating-point
+  double bytes = 0;       ///< read or written once each
+};
+
+/// Times body() and reports GFLOP/s, GB/s and `share`: the time the ceilings allow over the time taken. Use
+/// with UseRealTime().
+template <class Body>
+void measure(benchmark::State& state, Work work, Body&& body) {
+  const double floor = floor_seconds(work.operations, work.bytes);
+  body();  // the first call grows scratch memory
+  const auto start = std::chrono::steady_clock::now();
+  for (auto _ : state) body();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
+                         static_cast<double>(state.iterations());
+  if (work.operations > 0) state.counters["GFLOP/s"] = work.operations / seconds * 1e-9;
+  if (work.bytes > 0) state.counters["GB/s"] = work.bytes / seconds * 1e-9;
+  state.counters["share"] = floor / seconds;
+}
+
+}  // namespace rf::benchmarks
+
+#endif  // RECURFORMER_BENCHMARKS_CEILINGS_HPP

@@ -1,0 +1,99 @@
+// Matrix products of training (gemm) and of inference (PackedMatrix) against this machine's ceilings.
+//   share  time the ceilings allow / time taken; operations or bytes, whichever takes longer
+// Inference cycles through weights of more than 256 MiB, so that they come from memory as in a real model.
+
+#include "recurformer/cpu/gemm.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "ceilings.hpp"
+#include "recurformer/cpu/packed_matrix.hpp"
+
+namespace {
+
+using rf::benchmarks::measure;
+using rf::cpu::gemm;
+using rf::cpu::row_major;
+
+template <class T = float>
+std::vector<T> numbers(std::int64_t count) {
+  std::vector<T> out(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = T(static_cast<float>(i % 17) * 0.125f - 1.0f);
+  return out;
+}
+
+// Arguments: rows, out, in of y (rows, out) = x (rows, in) · Wᵀ.
+rf::benchmarks::Work multiply_adds(const benchmark::State& state) {
+  return {.operations = 2.0 * static_cast<double>(state.range(0) * state.range(1) * state.range(2))};
+}
+
+void linear_forward(benchmark::State& state) {
+  const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
+  const auto x = numbers(rows * in), w = numbers(out * in);
+  std::vector<float> y(static_cast<std::size_t>(rows * out));
+  measure(state, multiply_adds(state), [&] {
+    gemm({rows, out, in}, row_major(x.data(), in), row_major(w.data(), in).transposed(), y.data(), out);
+  });
+}
+
+void linear_input_gradient(benchmark::State& state) {
+  const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
+  const auto dy = numbers(rows * out), w = numbers(out * in);
+  std::vector<float> dx(static_cast<std::size_t>(rows * in));
+  measure(state, multiply_adds(state), [&] {
+    gemm({rows, in, out}, row_major(dy.data(), out), row_major(w.data(), in), dx.data(), in);
+  });
+}
+
+void linear_weight_gradient(benchmark::State& state) {
+  const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
+  const auto dy = numbers(rows * out), x = numbers(rows * in);
+  std::vector<float> dw(static_cast<std::size_t>(out * in));
+  measure(state, multiply_adds(state), [&] {
+    gemm({out, in, rows}, row_major(dy.data(), out).transposed(), row_major(x.data(), in), dw.data(), in,
+         rf::cpu::Accumulate::yes);
+  });
+}
+
+template <class T>
+void packed(benchmark::State& state) {
+  const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
+  const auto w = numbers<T>(out * in);
+  std::vector<rf::cpu::PackedMatrix<T>> layers;
+  for (std::size_t bytes = 0; bytes < (std::size_t{256} << 20); bytes += layers.back().bytes())
+    layers.emplace_back(out, in, row_major(w.data(), in));
+  const auto x = numbers(rows * in);
+  std::vector<float> y(static_cast<std::size_t>(rows * out));
+  auto work = multiply_adds(state);
+  work.bytes = static_cast<double>(layers.front().bytes());
+  std::size_t layer = 0;
+  measure(state, work, [&] {
+    layers[layer].multiply(x.data(), in, rows, y.data(), out);
+    layer = (layer + 1) % layers.size();
+  });
+}
+
+void training_shapes(benchmark::internal::Benchmark* b) {
+  b->Args({2048, 128, 128})->Args({2048, 512, 128})->Args({2048, 128, 512});
+  b->Args({128, 896, 896})->Args({512, 4864, 896})->Args({512, 896, 4864})->Args({2048, 896, 896});
+  b->ArgNames({"rows", "out", "in"})->UseRealTime();
+}
+void inference_shapes(benchmark::internal::Benchmark* b) {
+  for (const std::int64_t rows : {1, 2, 4, 8, 32, 128, 512}) b->Args({rows, 4864, 896});
+  b->Args({1, 896, 896})->Args({1, 896, 4864});
+  b->ArgNames({"rows", "out", "in"})->UseRealTime();
+}
+
+BENCHMARK(linear_forward)->Apply(training_shapes);
+BENCHMARK(linear_input_gradient)->Apply(training_shapes);
+BENCHMARK(linear_weight_gradient)->Apply(training_shapes);
+BENCHMARK(packed<float>)->Apply(inference_shapes);
+BENCHMARK(packed<rf::bf16>)->Apply(inference_shapes);
+BENCHMARK(packed<rf::fp16>)->Apply(inference_shapes);
+
+}  // namespace
+
+BENCHMARK_MAIN();
