@@ -1,0 +1,191 @@
+#ifndef RECURFORMER_PLAN_EMIT_HEADER_HPP
+#define RECURFORMER_PLAN_EMIT_HEADER_HPP
+
+// A plan found at run time as C++: a header with one layer spec for each layer that differs from the earlier
+// ones, and a model spec, for programs that want everything known when they are compiled:
+//
+//   #include "my_plan.hpp"                    // written by emit_header(shape, plan, {.namespace_name =
+//   "my"}) rf::Model<my::Model> model;               // or rf::Layer<my::Layer0>
+//
+// Kernels are those of the same kinds in a model whose plan is data, so the results are the same bits.
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "recurformer/core/error.hpp"
+#include "recurformer/spec/model_spec.hpp"
+#include "recurformer/spec/plan.hpp"
+#include "recurformer/spec/plan_validation.hpp"
+#include "recurformer/spec/streaming_attention.hpp"
+
+namespace rf {
+
+/// What the text of an emitted header leaves open.
+struct EmitOptions {
+  std::string namespace_name = "emitted";  ///< e.g. "my_company::plans"
+  std::string include_guard = "EMITTED_PLAN_HPP";
+  std::string precision = "fp32";  ///< of the layers: residual stream, norms, W_O, MLP, embeddings
+};
+
+namespace detail {
+
+inline bool is_identifier(std::string_view name) {
+  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
+  return !name.empty() && letter(name[0]) &&
+         std::all_of(name.begin(), name.end(), [&](char c) { return letter(c) || (c >= '0' && c <= '9'); });
+}
+
+/// Identifiers joined by "::".
+inline bool is_namespace_name(std::string_view name) {
+  const std::size_t end = name.find("::");
+  return is_identifier(name.substr(0, end)) && (end == name.npos || is_namespace_name(name.substr(end + 2)));
+}
+
+/// "fp32" -> "rf::Fp32"
+inline std::string precision_type(std::string_view name) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 3> known = {
+      {{Fp32::name, "rf::Fp32"}, {Bf16::name, "rf::Bf16"}, {Fp16::name, "rf::Fp16"}}};
+  for (const auto& [called, type] : known)
+    if (called == name) return std::string(type);
+  throw ArgumentError(text("emit_header: unknown precision \"", name, "\"; known: fp32, bf16, fp16"));
+}
+
+/// A mixer of the library: its name in plans, its C++ type, its header in spec/.
+struct EmittedMixer {
+  std::string_view name, type, header;
+};
+inline constexpr std::array<EmittedMixer, 4> emitted_mixers = {
+    {{"attention", "rf::Attention<>", "attention"},
+     {"streaming", "rf::StreamingAttention", "streaming_attention"},
+     {"mamba", "rf::Mamba<>", "mamba"},
+     {"mamba2", "rf::Mamba2<>", "mamba2"}}};
+
+inline const EmittedMixer& emitted_mixer(const KindChoice& kind) {
+  for (const EmittedMixer& mixer : emitted_mixers)
+    if (mixer.name == kind.mixer) return mixer;
+  throw ArgumentError(
+      text("emit_header: unknown mixer \"", kind.mixer,
+           "\"; known: attention, streaming, mamba, mamba2. Write the spec of your own mixers "
+           "by hand"));
+}
+
+/// The mixer of a kind as a C++ type. Options are template arguments there.
+inline std::string mixer_type(const KindChoice& kind) {
+  const EmittedMixer& mixer = emitted_mixer(kind);
+  StreamingAttention<> window;
+  if (mixer.name == window.name) {
+    for (const auto& [option, value] : kind.options) set_option(window, option, value);
+    return text(mixer.type, "<rf::StreamingWindow{.sink = ", window.sink, ", .window = ", window.window,
+                "}>");
+  }
+  check(kind.options.empty(), "emit_header: the mixer ", kind.mixer, " has no options; the plan sets ",
+        kind.options.empty() ? "" : kind.options[0].first);
+  return std::string(mixer.type);
+}
+
+/// Comma-separated items after `head`, in lines of at most 100 columns.
+inline std::string wrapped(std::string head, const std::vector<std::string>& items, std::string_view tail) {
+  const std::string indent(head.find_first_not_of(' ') + 4, ' ');
+  std::string out, line = std::move(head);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const std::string item = items[i] + (i + 1 < items.size() ? "," : std::string(tail));
+    const bool fits = line.size() + 1 + item.size() <= 100;
+    if (!fits) {
+      while (line.ends_with(' ')) line.pop_back();
+      out += line + "\n";
+      line = indent;
+    }
+    if (fits && i > 0) line += ' ';
+    line += item;
+  }
+  return out + line + "\n";
+}
+
+/// The spec of one layer with these kinds.
+inline std::string layer_struct(std::size_t index, const std::vector<KindChoice>& kinds,
+                                const std::vector<int>& kind_of_group, std::string_view precision) {
+  std::vector<std::string> runs, order;
+  std::vector<int> groups;
+  for (std::size_t kind = 0; kind < kinds.size(); ++kind) {
+    const std::size_t before = groups.size();
+    for (std::size_t group = 0; group < kind_of_group.size(); ++group)
+      if (kind_of_group[group] == static_cast<int>(kind)) groups.push_back(static_cast<int>(group));
+    if (groups.size() > before)
+      runs.push_back(text("rf::Run<", groups.size() - before, ", ", mixer_type(kinds[kind]), ", ",
+                          precision_type(kinds[kind].precision), ">"));
+  }
+  for (const int group : groups) order.push_back(text(group));
+  std::string out =
+      text("struct Layer", index, " {\n  static constexpr rf::LayerShape shape = layer_shape;\n",
+           "  using Precision = ", precision, ";\n");
+  out += wrapped("  using Runs = rf::Runs<", runs, ">;");
+  if (!std::is_sorted(groups.begin(), groups.end()))
+    out += wrapped("  static constexpr std::array order{", order, "};");
+  return out + "};\n";
+}
+
+inline std::string layer_shape_text(const LayerShape& shape) {
+  return wrapped("inline constexpr rf::LayerShape layer_shape{",
+                 {text(".d_model = ", shape.d_model), text(".d_head = ", shape.d_head),
+                  text(".kv_groups = ", shape.kv_groups),
+                  text(".queries_per_group = ", shape.queries_per_group), text(".d_ff = ", shape.d_ff),
+                  text(".norm_epsilon = ", shape.norm_epsilon), text(".rope_base = ", shape.rope_base)},
+                 "};");
+}
+
+}  // namespace detail
+
+/// The text of a C++ header with the static model spec `<namespace>::Model` of this shape and plan. Mixers
+/// are the library's with their default template arguments. ArgumentError if the plan does not fit the shape
+/// or something in it has no C++ name.
+inline std::string emit_header(const ModelShape& shape, const Plan& plan, const EmitOptions& options = {}) {
+  validate(shape);
+  validate(plan, shape);
+  check(detail::is_identifier(options.include_guard), "emit_header: the include guard \"",
+        options.include_guard, "\" is not an identifier");
+  check(detail::is_namespace_name(options.namespace_name), "emit_header: \"", options.namespace_name,
+        "\" is not the name of a namespace");
+  const Plan used = without_unused_kinds(plan);
+  const std::string precision = detail::precision_type(options.precision);
+
+  std::vector<std::string> includes = {"\"recurformer/spec/model_spec.hpp\""};
+  for (const KindChoice& kind : used.kinds)
+    includes.push_back(text("\"recurformer/spec/", detail::emitted_mixer(kind).header, ".hpp\""));
+  std::sort(includes.begin(), includes.end());
+  includes.erase(std::unique(includes.begin(), includes.end()), includes.end());
+
+  std::vector<std::vector<int>> distinct;
+  std::vector<std::string> layers;
+  for (const auto& kind_of_group : used.kind_of_group) {
+    auto found = std::find(distinct.begin(), distinct.end(), kind_of_group);
+    if (found == distinct.end()) found = distinct.insert(distinct.end(), kind_of_group);
+    layers.push_back(text("Layer", found - distinct.begin()));
+  }
+
+  std::string out =
+      text("#ifndef ", options.include_guard, "\n#define ", options.include_guard,
+           "\n\n// Written by emit_header() of recurformer; change the plan instead of this file.\n",
+           "\n#include <array>\n\n");
+  for (const std::string& include : includes) out += "#include " + include + "\n";
+  out += text("\nnamespace ", options.namespace_name, " {\n\n", detail::layer_shape_text(shape.layer), "\n");
+  for (std::size_t i = 0; i < distinct.size(); ++i)
+    out += detail::layer_struct(i, used.kinds, distinct[i], precision) + "\n";
+  out += "struct Model {\n";
+  out += detail::wrapped("  static constexpr rf::ModelShape shape{",
+                         {text(".vocabulary = ", shape.vocabulary), text(".layers = ", shape.layers),
+                          ".layer = layer_shape", text(".tied_embeddings = ", shape.tied_embeddings)},
+                         "};");
+  out += detail::wrapped("  using Layers = rf::Layers<", layers, ">;");
+  return out + text("};\n\n}  // namespace ", options.namespace_name, "\n\n#endif  // ",
+                    options.include_guard, "\n");
+}
+
+}  // namespace rf
+
+#endif  // RECURFORMER_PLAN_EMIT_HEADER_HPP
