@@ -31,7 +31,8 @@ using HalfVec = std::uint16_t __attribute__((vector_size(width * 2)));
 
 #define RECURFORMER_INLINE [[gnu::always_inline]] inline
 
-RECURFORMER_INLINE Vec broadcast(float x) { return Vec{} + x; }
+// x - 0 rather than x + 0, which is not x for -0 and would cost an addition.
+RECURFORMER_INLINE Vec broadcast(float x) { return x - Vec{}; }
 RECURFORMER_INLINE Vec zero() { return Vec{}; }
 
 namespace detail {
@@ -183,8 +184,8 @@ RECURFORMER_INLINE float reduce_max(Vec v) {
   return lane[0];
 }
 
-/// 2^x; exactly 0 below -126, infinity from 128. Relative error <= 3e-7 (degree-6 polynomial on [-1/2, 1/2],
-/// the exponent rounded by adding 1.5·2^23).
+/// 2^x; exactly 0 below -126, infinity from 128. Relative error <= 1.5e-7 (degree-6 polynomial on [-1/2,
+/// 1/2], the exponent rounded by adding 1.5·2^23).
 RECURFORMER_INLINE Vec exp2(Vec x) {
   const Vec clamped = max(min(x, broadcast(128.0f)), broadcast(-127.0f));
   const Vec shifted = clamped + 12582912.0f;
@@ -204,7 +205,8 @@ RECURFORMER_INLINE Vec exp2(Vec x) {
   return select(x != x, x, r);
 }
 
-/// e^x: exp2 of x·log2(e) in two parts, so that the product's rounding error does not grow with |x|.
+/// e^x: 2^whole times e^r, r reduced with ln 2 in two parts, so that the error does not grow with |x|;
+/// exactly 0 below -87.33, infinity above 88.72. Relative error <= 1.5e-7.
 RECURFORMER_INLINE Vec exp(Vec x) {
   const Vec clamped = max(min(x, broadcast(89.0f)), broadcast(-88.0f));
   const Vec whole = (clamped * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
@@ -225,7 +227,8 @@ RECURFORMER_INLINE Vec exp(Vec x) {
   return select(x != x, x, out);
 }
 
-/// Natural logarithm of x > 0 (Cephes logf); -inf at 0, NaN below.
+/// Natural logarithm of x > 0 (Cephes logf); -inf at 0, NaN below. Relative error <= 1.5e-7; subnormal
+/// numbers are taken for numbers in [2^-127, 2^-126).
 RECURFORMER_INLINE Vec log(Vec x) {
   const auto u = detail::bits_as<UintVec>(x);
   IntVec e = detail::bits_as<IntVec>(u >> 23) - 126;
@@ -254,11 +257,12 @@ RECURFORMER_INLINE Vec log(Vec x) {
   return select(x != x, x, out);
 }
 
-/// 1 / (1 + e^-x).
+/// 1 / (1 + e^-x); exactly 0 below -88.72. Relative error <= 2.5e-7 above -87.
 RECURFORMER_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
-/// x · sigmoid(x); 0 at -infinity's side.
+/// x · sigmoid(x); 0 for finite x below -88.72. Relative error <= 2.5e-7 above -87.
 RECURFORMER_INLINE Vec silu(Vec x) { return x * sigmoid(x); }
-/// log(1 + e^x) without overflow: max(x, 0) + log1p(e^-|x|), log1p(t) = log(1+t)·t/((1+t)-1) for small t.
+/// log(1 + e^x) without overflow: max(x, 0) + log1p(e^-|x|), log1p(t) = log(1+t)·t/((1+t)-1).
+/// Relative error <= 3e-7 above -87; 0 below -87.33.
 RECURFORMER_INLINE Vec softplus(Vec x) {
   const Vec t = exp(-abs(x));
   const Vec one_plus = 1.0f + t;
