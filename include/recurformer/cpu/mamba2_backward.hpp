@@ -159,8 +159,7 @@ void mamba2_backward(const BackwardArguments& a) {
     const auto i = static_cast<std::size_t>(index);
     for (std::int64_t t = first; t < first + count; ++t) {
       float* d = d_row(i) + t * stride;
-      if constexpr (Policy.rope)
-        for (int h = 0; h <= queries; ++h) rope_rotate_back(*a.rope, t, d + h * P);
+      if constexpr (Policy.rope) rope_rotate_back(*a.rope, t, d, queries + 1);  // dq and dk
       // forward left Δ = softplus(x) where x was: d softplus(x)/dx = sigmoid(x) = 1 - e^-Δ
       d[columns.step] *= -std::expm1(-work[i].step[t * work[i].stride]);
       d_local[i].dt_bias += static_cast<double>(d[columns.step]);

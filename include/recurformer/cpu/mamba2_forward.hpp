@@ -122,8 +122,8 @@ void mamba2_forward(const ForwardArguments& a) {
     mamba2_steps(row + columns.step, a.projected.stride, count, a.local[Mamba2Local::dt_bias][item.group]);
     if constexpr (Policy.rope)
       for (std::int64_t t = 0; t < count; ++t)
-        for (int h = 0; h <= queries; ++h)  // k follows the heads' q
-          rope_rotate(*a.rope, rows.position + first + t, row + t * a.projected.stride + h * P);
+        rope_rotate(*a.rope, rows.position + first + t, row + t * a.projected.stride,
+                    queries + 1);  // q and k
   };
   const auto finish = [&](std::int64_t index, std::int64_t first, std::int64_t count) {
     const auto i = static_cast<std::size_t>(index);

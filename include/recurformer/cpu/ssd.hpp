@@ -137,17 +137,18 @@ void ssd_forward(std::span<const SsdSequence> sequences, Prepare&& prepare, Fini
     else
       detail::ssd_in_order<P>(s, before, after);
   };
-  if (count >= default_pool().threads()) {
-    parallel_for(count, [&](std::int64_t i) { run(i, in_order); });
-  } else {
-    for (std::int64_t i = 0; i < count; ++i)
-      if (ssd_chunks(P, sequences[static_cast<std::size_t>(i)].rows) > 1)
-        run(i, [](const SsdSequence& s, auto&& before, auto&& after) {
-          detail::ssd_together<P>(s, before, after);
-        });
-      else
-        run(i, in_order);
-  }
+  const bool enough_states = count >= default_pool().threads();
+  const auto alone = [&](std::int64_t i) {
+    return enough_states || ssd_chunks(P, sequences[static_cast<std::size_t>(i)].rows) <= 1;
+  };
+  parallel_for(count, [&](std::int64_t i) {
+    if (alone(i)) run(i, in_order);
+  });
+  for (std::int64_t i = 0; i < count; ++i)
+    if (!alone(i))
+      run(i, [](const SsdSequence& s, auto&& before, auto&& after) {
+        detail::ssd_together<P>(s, before, after);
+      });
 }
 template <int P>
 void ssd_forward(std::span<const SsdSequence> sequences) {

@@ -74,12 +74,12 @@ struct SsdBackwardChunk : SsdDecays<ssd_chunk_rows(P)> {
   alignas(64) float weights[Q][Q];               // its W ∘ L
 };
 
-/// Σ a[c] b[c] over P lanes.
+/// Σ a[c] b[c] over P floats; its lanes are still to be added up.
 template <int P>
-RECURFORMER_INLINE float ssd_dot(const float* a, const float* b) {
+RECURFORMER_INLINE simd::Vec ssd_dot(const float* a, const float* b) {
   simd::Vec sum = simd::zero();
   for (int c = 0; c < P; c += simd::width) sum += simd::load(a + c) * simd::load(b + c);
-  return simd::reduce_add(sum);
+  return sum;
 }
 
 /// Fills the inputs and what G alone contributes; `state` is null for zero.
@@ -107,16 +107,15 @@ void ssd_backward_load(const SsdSequence& s, std::int64_t index, const float* st
     simd::Vec dv[R][V] = {}, dk[R][V] = {};
     if (has_carry) {
       add_product<P, P>(dv, b.k[row], b.carry + column, P);
-      for (int i = 0; i < R; ++i)
-        for (int j = 0; j < V; ++j)
-          dv[i][j] = b.to_end[row + i] * (dv[i][j] + simd::load(b.carry + P * P + column + j * simd::width));
+      for_vectors(dv, [&](int i, int j, simd::Vec& x) {
+        x = b.to_end[row + i] * (x + simd::load(b.carry + P * P + column + j));
+      });
     }
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < V; ++j) simd::store(b.dv[row + i] + column + j * simd::width, dv[i][j]);
+    for_vectors(dv, [&](int i, int j, simd::Vec x) { simd::store(b.dv[row + i] + column + j, x); });
     if (has_carry) add_product<P, P>(dk, b.v[row], b.carry_t[0] + column, P);
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < V; ++j)
-        simd::store(b.dk[row + i] + column + j * simd::width, b.to_end[row + i] * dk[i][j]);
+    for_vectors(dk, [&](int i, int j, simd::Vec x) {
+      simd::store(b.dk[row + i] + column + j, b.to_end[row + i] * x);
+    });
   });
 }
 
@@ -127,15 +126,12 @@ void ssd_backward_weights(bool first_head, SsdBackwardChunk<P>& b) {
   for_lower_tiles(b.padded, [&]<int R, int V>(int row, int column) {
     simd::Vec tile[R][V] = {};
     add_product<P, Q>(tile, b.dy[row], b.vt[0] + column, P);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 16
-      for (int j = 0; j < V; ++j) {
-        const int r = row + i, c = column + j * simd::width;
-        const simd::Vec path = tile[i][j] * simd::load(b.scores[r] + c);
-        simd::store(b.weights[r] + c, tile[i][j] * simd::load(b.relative[r] + c));
-        simd::store(b.paths[r] + c, first_head ? path : simd::load(b.paths[r] + c) + path);
-      }
+    for_vectors(tile, [&](int i, int j, simd::Vec x) {
+      const int r = row + i, c = column + j;
+      const simd::Vec path = x * simd::load(b.scores[r] + c);
+      simd::store(b.weights[r] + c, x * simd::load(b.relative[r] + c));
+      simd::store(b.paths[r] + c, first_head ? path : simd::load(b.paths[r] + c) + path);
+    });
   });
 }
 
@@ -147,12 +143,11 @@ void ssd_backward_query(bool has_state, SsdBackwardChunk<P>& b) {
     simd::Vec tile[R][V] = {};
     if (has_state) {
       add_product<P, P>(tile, b.start_dy[row], b.state_t[0] + column, P);
-      for (int i = 0; i < R; ++i)
-        for (int j = 0; j < V; ++j) simd::store(b.from_state[row + i] + column + j * simd::width, tile[i][j]);
+      for_vectors(tile,
+                  [&](int i, int j, simd::Vec x) { simd::store(b.from_state[row + i] + column + j, x); });
     }
     add_product<Q, P>(tile, b.weights[row], b.ks[0] + column, row + R);
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < V; ++j) simd::store(b.dq[row + i] + column + j * simd::width, tile[i][j]);
+    for_vectors(tile, [&](int i, int j, simd::Vec x) { simd::store(b.dq[row + i] + column + j, x); });
   });
 }
 
@@ -164,17 +159,15 @@ void ssd_backward_key_value(float c1, SsdBackwardChunk<P>& b) {
     const int depth = b.padded - row;
     simd::Vec dv[R][V] = {}, dk[R][V] = {};
     add_transposed_product<Q, P>(dv, b.scores[row] + row, b.dy[row] + column, depth);
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < V; ++j) {
-        float* at = b.dv[row + i] + column + j * simd::width;
-        simd::store(at, simd::load(at) + dv[i][j]);
-      }
+    for_vectors(dv, [&](int i, int j, simd::Vec x) {
+      float* at = b.dv[row + i] + column + j;
+      simd::store(at, simd::load(at) + x);
+    });
     add_transposed_product<Q, P>(dk, b.weights[row] + row, b.head[row] + column, depth);
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < V; ++j) {
-        float* at = b.dk[row + i] + column + j * simd::width;
-        simd::store(at, simd::load(at) + c1 * dk[i][j]);
-      }
+    for_vectors(dk, [&](int i, int j, simd::Vec x) {
+      float* at = b.dk[row + i] + column + j;
+      simd::store(at, simd::load(at) + c1 * x);
+    });
   });
 }
 
@@ -187,8 +180,7 @@ void ssd_backward_carry(float factor, float c0, float c1, SsdBackwardChunk<P>& b
   for_tiles<P>(P, [&]<int R, int V>(int row, int column) {
     simd::Vec tile[R][V] = {};
     add_transposed_product<P, P>(tile, b.head[0] + row, b.start_dy[0] + column, b.padded);
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < V; ++j) add(b.carry + (row + i) * P + column + j * simd::width, c1 * tile[i][j]);
+    for_vectors(tile, [&](int i, int j, simd::Vec x) { add(b.carry + (row + i) * P + column + j, c1 * x); });
   });
   for (int c = 0; c < P; c += simd::width) {
     simd::Vec sum = simd::zero();
@@ -224,36 +216,38 @@ void ssd_backward_finish_head(const SsdSequence& s, const SsdGradient& g, std::i
   constexpr int Q = SsdBackwardChunk<P>::Q;
   const float c0 = s.c0[h], c1 = s.c1[h];
   simd::Vec d_c0 = simd::zero(), d_c1 = simd::zero();
-  for (int i = 0; i < b.rows; ++i) {
-    simd::Vec read = simd::zero();
+  for (int i = 0; i < b.rows; ++i)
     for (int c = 0; c < P; c += simd::width) {
-      const simd::Vec q = simd::load(b.head[i] + c), dq = simd::load(b.dq[i] + c);
-      d_c1 += q * dq;
+      const simd::Vec dq = simd::load(b.dq[i] + c);
+      d_c1 += simd::load(b.head[i] + c) * dq;
       simd::store(g.dq + (first + i) * g.d_stride + h * P + c, c1 * dq);
-      if (state != nullptr) {
-        const simd::Vec constant = simd::load(state + P * P + c) * simd::load(b.start_dy[i] + c);
-        d_c0 += constant;
-        read += c1 * q * simd::load(b.from_state[i] + c) + c0 * constant;
-      }
     }
-    if (state != nullptr) b.read[i] += simd::reduce_add(read);
+  if (state != nullptr) {
+    alignas(64) float read[Q];
+    sum_rows(b.rows, read, [&](int i) {
+      const simd::Vec constant = ssd_dot<P>(state + P * P, b.start_dy[i]);
+      d_c0 += constant;
+      return c1 * ssd_dot<P>(b.head[i], b.from_state[i]) + c0 * constant;
+    });
+    for (int i = 0; i < b.rows; ++i) b.read[i] += read[i];
   }
   for (int c = 0; c < b.padded; c += simd::width) {
     simd::Vec sum = simd::zero();
     for (int i = c; i < b.padded; ++i) sum += simd::load(b.weights[i] + c);
     d_c0 += sum * simd::load(b.step + c);
   }
-  static_assert(Q % simd::width == 0);
+
   g.d_c0[h] += static_cast<double>(simd::reduce_add(d_c0));
   g.d_c1[h] += static_cast<double>(simd::reduce_add(d_c1));
 }
 
-/// crossing[t] = Σ_{j < t <= i} Δ_j paths[i][j].
+/// crossing[rows - 1 - t] = Σ_{j < t <= i} Δ_j paths[i][j]: the sums grow from the last token on.
 template <int P>
 void ssd_backward_crossing(const SsdBackwardChunk<P>& b, float* crossing) {
   constexpr int Q = SsdBackwardChunk<P>::Q;
   simd::Vec below[Q / simd::width] = {};  // Σ_{i >= t} paths[i][j]
-  for (int t = b.rows - 1; t >= 0; --t) {
+  sum_rows(b.rows, crossing, [&](int row) {
+    const int t = b.rows - 1 - row;
     simd::Vec sum = simd::zero();
     for (int c = 0; c <= t; c += simd::width) {
       simd::Vec& column = below[c / simd::width];
@@ -261,8 +255,8 @@ void ssd_backward_crossing(const SsdBackwardChunk<P>& b, float* crossing) {
       const simd::Vec weighted = column * simd::load(b.step + c);
       sum += simd::select(simd::iota() + c < t, weighted, simd::zero());
     }
-    crossing[t] = simd::reduce_add(sum);
-  }
+    return sum;
+  });
 }
 
 /// The gradients of step sizes and rate, and dk and dv, once all heads are done. to_carry[j] is
@@ -271,8 +265,9 @@ template <int P>
 void ssd_backward_finish(const SsdSequence& s, const SsdGradient& g, std::int64_t first,
                          const float* to_carry, double through_carry, SsdBackwardChunk<P>& b) {
   constexpr int Q = SsdBackwardChunk<P>::Q;
-  float crossing[Q];
+  alignas(64) float crossing[Q], direct[Q];
   ssd_backward_crossing(b, crossing);
+  sum_rows(b.rows, direct, [&](int t) { return ssd_dot<P>(b.dv[t], b.v[t]); });
   double before[Q], reads = 0, d_rate = 0;
   double sum = 0;
   for (int t = 0; t < b.rows; ++t) {
@@ -281,10 +276,9 @@ void ssd_backward_finish(const SsdSequence& s, const SsdGradient& g, std::int64_
   }
   for (int t = b.rows - 1; t >= 0; --t) {
     reads += static_cast<double>(b.read[t]);
-    const double alpha = static_cast<double>(crossing[t]) + reads + before[t] + through_carry;
+    const double alpha = static_cast<double>(crossing[b.rows - 1 - t]) + reads + before[t] + through_carry;
     d_rate += static_cast<double>(b.step[t]) * alpha;
-    g.d_step[(first + t) * g.d_stride] =
-        ssd_dot<P>(b.dv[t], b.v[t]) + static_cast<float>(static_cast<double>(s.rate) * alpha);
+    g.d_step[(first + t) * g.d_stride] = direct[t] + static_cast<float>(static_cast<double>(s.rate) * alpha);
     for (int c = 0; c < P; c += simd::width) {
       simd::store(g.dk + (first + t) * g.d_stride + c, b.step[t] * simd::load(b.dk[t] + c));
       simd::store(g.dv + (first + t) * g.d_stride + c,
@@ -303,13 +297,15 @@ void ssd_backward_chunk(const SsdSequence& s, const SsdGradient& g, std::int64_t
   const bool has_carry = index + 1 < ssd_chunks(P, s.rows);
   const float* state = index > 0 ? g.chunk_states + index * size : nullptr;
   ssd_backward_load(s, index, state, has_carry, b);
-  float to_carry[Q] = {};
+  alignas(64) float to_carry[Q] = {};
+  if (has_carry) {
+    sum_rows(b.rows, to_carry, [&](int i) { return ssd_dot<P>(b.dv[i], b.v[i]); });
+    for (int i = 0; i < b.rows; ++i) to_carry[i] *= b.step[i];
+  }
   double through_carry = 0;
-  if (has_carry)
-    for (int i = 0; i < b.rows; ++i) to_carry[i] = b.step[i] * ssd_dot<P>(b.dv[i], b.v[i]);
   if (has_carry && state != nullptr)
     for (int row = 0; row <= P; ++row)
-      through_carry += static_cast<double>(ssd_dot<P>(b.carry + row * P, state + row * P));
+      through_carry += static_cast<double>(simd::reduce_add(ssd_dot<P>(b.carry + row * P, state + row * P)));
   for (int h = 0; h < s.heads; ++h) {
     ssd_backward_load_head(s, g, first, h, b);
     ssd_scores<P>(s.c0[h], s.c1[h], b);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <numbers>
 
 #include "recurformer/cpu/chunk_product.hpp"
 #include "recurformer/tile/simd.hpp"
@@ -53,7 +54,7 @@ template <int Q>
 struct SsdDecays {
   alignas(64) float relative[Q][Q];   // L; only the tiles of for_lower_tiles
   alignas(64) float step[Q];          // Δ; zero behind the chunk's last token
-  alignas(64) float high[Q], low[Q];  // A = high + low
+  alignas(64) float high[Q], low[Q];  // A · log2(e) = high + low
   alignas(64) float from_start[Q];    // e^{A}
   alignas(64) float to_end[Q];        // e^{A_Q - A}
   float decay;                        // e^{A_Q}
@@ -94,18 +95,19 @@ void ssd_load_decays(const SsdSequence& s, std::int64_t index, SsdDecays<Q>& chu
   const std::int64_t first = index * Q;
   chunk.rows = static_cast<int>(std::min<std::int64_t>(Q, s.rows - first));
   chunk.padded = ssd_round_up(chunk.rows, chunk_row_block);
+  const double rate = static_cast<double>(s.rate) * std::numbers::log2e;
   double sum = 0;
   for (int i = 0; i < Q; ++i) {  // behind the last token nothing decays
     chunk.step[i] = i < chunk.rows ? s.step[(first + i) * s.stride] : 0.0f;
-    sum += static_cast<double>(chunk.step[i]) * static_cast<double>(s.rate);
+    sum += static_cast<double>(chunk.step[i]) * rate;
     chunk.high[i] = static_cast<float>(sum);
     chunk.low[i] = static_cast<float>(sum - static_cast<double>(chunk.high[i]));
   }
   const float last_high = chunk.high[Q - 1], last_low = chunk.low[Q - 1];
   for (int i = 0; i < Q; i += simd::width) {
     const simd::Vec high = simd::load(chunk.high + i), low = simd::load(chunk.low + i);
-    simd::store(chunk.from_start + i, simd::exp(high + low));
-    simd::store(chunk.to_end + i, simd::exp((last_high - high) + (last_low - low)));
+    simd::store(chunk.from_start + i, simd::exp2(high + low));
+    simd::store(chunk.to_end + i, simd::exp2((last_high - high) + (last_low - low)));
   }
   chunk.decay = chunk.from_start[Q - 1];
 }
@@ -121,7 +123,7 @@ void ssd_relative_decays(SsdDecays<Q>& chunk) {
         const simd::Vec difference = (chunk.high[i] - high) + (chunk.low[i] - low);
         const simd::Vec masked =
             simd::select(lane <= i, difference, simd::broadcast(-std::numeric_limits<float>::infinity()));
-        simd::store(chunk.relative[i] + column + j, simd::exp(masked));
+        simd::store(chunk.relative[i] + column + j, simd::exp2(masked));
       }
     }
   });
@@ -150,14 +152,10 @@ void ssd_scores(float c0, float c1, Chunk& chunk) {
   for_lower_tiles(chunk.padded, [&]<int R, int V>(int row, int column) {
     simd::Vec tile[R][V] = {};
     add_product<P, Q>(tile, chunk.head[row], chunk.kt[0] + column, P);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 16
-      for (int j = 0; j < V; ++j) {
-        const int c = column + j * simd::width;
-        simd::store(chunk.scores[row + i] + c,
-                    (c1 * tile[i][j] + c0) * simd::load(chunk.relative[row + i] + c));
-      }
+    for_vectors(tile, [&](int i, int j, simd::Vec x) {
+      simd::store(chunk.scores[row + i] + column + j,
+                  (c1 * x + c0) * simd::load(chunk.relative[row + i] + column + j));
+    });
   });
 }
 
@@ -174,19 +172,17 @@ void ssd_chunk_output(const SsdSequence& s, std::int64_t index, const float* sta
       simd::Vec tile[R][V] = {};
       if (state != nullptr) {
         add_product<P, P>(tile, chunk.head[row], state + column, P);
-        for (int j = 0; j < V; ++j) {
-          const simd::Vec constant = c0 * simd::load(state + P * P + column + j * simd::width);
-          for (int i = 0; i < R; ++i) tile[i][j] = chunk.from_start[row + i] * (c1 * tile[i][j] + constant);
-        }
+        for_vectors(tile, [&](int i, int j, simd::Vec& x) {
+          x = chunk.from_start[row + i] * (c1 * x + c0 * simd::load(state + P * P + column + j));
+        });
       }
       add_product<Q, P>(tile, chunk.scores[row], chunk.vs[0] + column, row + R);
-      for (int i = 0; i < R && row + i < chunk.rows; ++i)
-        for (int j = 0; j < V; ++j) {
-          const int c = column + j * simd::width;
-          const simd::Vec v = simd::load(s.v + (first + row + i) * s.stride + c);
-          simd::store(s.y + (first + row + i) * s.y_stride + h * P + c,
-                      tile[i][j] + simd::load(s.skip + h * P + c) * v);
-        }
+      for_vectors(tile, [&](int i, int j, simd::Vec x) {
+        if (row + i >= chunk.rows) return;
+        const simd::Vec v = simd::load(s.v + (first + row + i) * s.stride + column + j);
+        const simd::Vec skip = simd::load(s.skip + h * P + column + j);
+        simd::store(s.y + (first + row + i) * s.y_stride + h * P + column + j, x + skip * v);
+      });
     });
   }
 }
@@ -198,12 +194,10 @@ void ssd_chunk_state(const SsdChunk<P>& chunk, const float* state, float* next) 
   for_tiles<P>(P, [&]<int R, int V>(int row, int column) {
     simd::Vec tile[R][V] = {};
     add_product<Q, P>(tile, chunk.kt[row], chunk.tail_v[0] + column, chunk.rows);
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < V; ++j) {
-        const int at = (row + i) * P + column + j * simd::width;
-        simd::store(next + at,
-                    state != nullptr ? chunk.decay * simd::load(state + at) + tile[i][j] : tile[i][j]);
-      }
+    for_vectors(tile, [&](int i, int j, simd::Vec x) {
+      const int at = (row + i) * P + column + j;
+      simd::store(next + at, state != nullptr ? chunk.decay * simd::load(state + at) + x : x);
+    });
   });
   for (int c = 0; c < P; c += simd::width) {
     simd::Vec sum = simd::zero();

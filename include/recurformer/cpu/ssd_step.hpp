@@ -16,7 +16,7 @@ inline namespace RECURFORMER_ISA {
 namespace detail {
 
 /// Up to so many new tokens the recurrence is cheaper than a chunk padded to chunk_row_block rows.
-inline constexpr std::int64_t ssd_step_rows = 2;
+inline constexpr std::int64_t ssd_step_rows = 6;
 
 /// Vectors of the state's row that a step works on at once: the largest divisor of a row with one accumulator
 /// per head and the new value's vector in registers.
