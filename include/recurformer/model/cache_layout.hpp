@@ -37,6 +37,7 @@ struct RunLayout {
   std::int64_t groups = 0;           ///< KV groups; 0 for a kind this layer does not use
   std::int64_t projected_width = 0;  ///< floats per token that a rollback has to record
   std::vector<FieldLayout> fields;
+  std::vector<int> members = {};  ///< which KV groups of the layer; empty where only sizes matter
 
   /// True if rolling back needs more than forgetting rows.
   bool is_recurrent() const {

@@ -148,6 +148,7 @@ std::vector<RunLayout> layer_cache_layout(const LayerWeights<Set, P>& weights, c
   std::vector<RunLayout> out;
   weights.for_each_run([&]<class K>(std::size_t, const RunWeights<K>& run) {
     out.push_back(run_layout<K>(run.mixer, shape.head_shape(), static_cast<std::int64_t>(run.groups.size())));
+    out.back().members = run.groups;
   });
   return out;
 }

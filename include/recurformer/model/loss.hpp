@@ -103,6 +103,23 @@ class NextTokenLoss {
     });
   }
 
+  /// Losses and KL(teacher ‖ model), without gradients.
+  template <class M, class Teacher>
+  LossSums compare(const M& model, const float* hidden, const Teacher& teacher, const float* teacher_hidden,
+                   std::span<const Token> targets) {
+    const std::int64_t d = model.shape().layer.d_model, vocabulary = model.shape().vocabulary;
+    return in_blocks(vocabulary, targets, [&](std::int64_t first, std::int64_t rows) {
+      model.logits(hidden + first * d, rows, logits_.data());
+      teacher_logits_.reserve(static_cast<std::size_t>(rows * vocabulary));
+      teacher.logits(teacher_hidden + first * teacher.shape().layer.d_model, rows, teacher_logits_.data());
+      return cpu::next_token_loss({.rows = rows,
+                                   .vocabulary = vocabulary,
+                                   .logits = logits_.data(),
+                                   .targets = targets.data() + first,
+                                   .teacher_logits = teacher_logits_.data()});
+    });
+  }
+
  private:
   template <class Block>
   LossSums in_blocks(std::int64_t vocabulary, std::span<const Token> targets, Block&& block) {

@@ -185,12 +185,10 @@ class Model {
   void pack() { rf::pack(weights_); }
 
   /// Gradients of this model's shape, zero.
-  Gradients make_gradients() const { return Gradients(shape(), {plan_.mixers, plan_.kind_of_group}); }
-
-  /// Positions that sequences of a call will use.
-  const cpu::RopeTable& rope(std::int64_t positions) {
-    rope_.reserve(positions);
-    return rope_;
+  Gradients make_gradients() const {
+    Gradients out(shape(), {plan_.mixers, plan_.kind_of_group});
+    clear(out);
+    return out;
   }
 
   /// Rows of the embedding matrix -> x (tokens, d_model). A token outside the vocabulary is an error.

@@ -218,6 +218,13 @@ std::vector<ParameterRef> parameter_refs(ModelWeights<Set, P>& weights) {
   return out;
 }
 
+/// Sets every gradient to zero.
+template <class Set>
+void clear(ModelWeights<Set, Fp32>& gradients) {
+  for (const ParameterRef& gradient : parameter_refs(gradients))
+    std::fill_n(static_cast<float*>(gradient.data), gradient.size, 0.0f);
+}
+
 /// Every tensor of the model's checkpoint. Names and shapes are those of Hugging Face's Llama; a tensor of a
 /// mixer holds the groups whose mixer declares it (under its module), in the original order of groups.
 template <class Set, class P>

@@ -111,8 +111,7 @@ inline Plan select_groups(const Plan& original, const KindChoice& replacement, c
                : of;
   };
   Plan plan = original;
-  plan.kinds.push_back(replacement);
-  const int kind = static_cast<int>(plan.kinds.size()) - 1;
+  const int kind = with_kind(plan, replacement);
   std::vector<std::size_t> in_layer(scores.size());
   std::size_t replaced = 0;
   const auto fits = [&] { return selection.cache_bytes && bytes_of(plan) <= *selection.cache_bytes; };

@@ -44,6 +44,17 @@ inline Plan uniform_plan(KindChoice kind, int layers, int groups) {
   return plan;
 }
 
+/// Position of a kind in the plan's list, to which it is added if it is not there.
+inline int with_kind(Plan& plan, const KindChoice& kind) {
+  for (std::size_t i = 0; i < plan.kinds.size(); ++i)
+    if (plan.kinds[i].name() == kind.name()) {
+      plan.kinds[i].options = kind.options.empty() ? plan.kinds[i].options : kind.options;
+      return static_cast<int>(i);
+    }
+  plan.kinds.push_back(kind);
+  return static_cast<int>(plan.kinds.size()) - 1;
+}
+
 /// A plan in terms of a set of kinds: mixers with their options, and positions in the set.
 template <class Set>
 struct BoundPlan {

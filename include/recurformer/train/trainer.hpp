@@ -39,7 +39,7 @@ struct TrainOptions {
   double rate_floor = 0.05;        ///< cosine's end as a share of the peak
   double divergence_weight = 0.0;  ///< of KL to the teacher
   std::int64_t accumulate = 1;     ///< micro-batches per step, their gradients added
-  AdamwOptions adamw;
+  AdamwOptions adamw = {};
 };
 
 /// Throws ArgumentError, naming the option, unless training with them makes sense.
@@ -108,8 +108,7 @@ class Trainer {
       counted += cpu::counted_rows(batch.targets.data(), batch.rows());
       report.tokens += batch.rows();
     }
-    for (const ParameterRef& gradient : gradient_refs_)
-      std::fill_n(static_cast<float*>(gradient.data), gradient.size, 0.0f);
+    clear(gradients_);
     const double factor = WarmupCosine{options_.steps, options_.warmup, options_.rate_floor}(steps());
     if (options_.objective == Objective::next_token) {
       LossSums sums;

@@ -1,0 +1,105 @@
+#include <cstdio>
+
+#include "commands.hpp"
+#include "data_options.hpp"
+#include "model_io.hpp"
+#include "recurformer/plan/analysis_file.hpp"
+#include "recurformer/plan/swap.hpp"
+#include "steps.hpp"
+
+namespace cli {
+
+namespace {
+
+struct AnalyzeOptions : CommonOptions {
+  std::string model, out, swap;
+  DataOptions data;
+  rf::AnalysisOptions analysis;
+  std::int64_t batches = 16, swap_window = 32;
+};
+
+/// Held-out-free batches of their own: the analysis must not look at what eval measures.
+std::vector<rf::Batch> swap_batches(const rf::MixedData& data) {
+  rf::MixedData text_only = data;
+  text_only.copy_rows = 0;
+  std::vector<rf::Batch> batches;
+  for (std::int64_t i = 0; i < 2; ++i) batches.push_back(text_only(1'000'000 + i));
+  return batches;
+}
+
+void print(const rf::AnalysisDocument& document) {
+  const rf::ModelAnalysis& analysis = document.analysis;
+  std::printf(
+      "recency ratio (window %lld) +- standard error, over %lld sequences; in brackets without the first "
+      "%lld tokens\n",
+      static_cast<long long>(analysis.options.window), static_cast<long long>(analysis.sequences),
+      static_cast<long long>(analysis.options.sink));
+  for (std::size_t l = 0; l < analysis.heads.size(); ++l)
+    for (std::size_t h = 0; h < analysis.heads[l].size(); ++h) {
+      const rf::HeadAnalysis& head = analysis.heads[l][h];
+      std::printf("layer %2zu head %2zu  %.3f +- %.3f  (%.3f +- %.3f)  sink mass %.3f", l, h,
+                  head.recency.mean, head.recency.error, head.sink_free_recency.mean,
+                  head.sink_free_recency.error, head.sink_mass.mean);
+      const auto group = h / static_cast<std::size_t>(analysis.queries_per_group);
+      if (document.swap && h % static_cast<std::size_t>(analysis.queries_per_group) == 0)
+        std::printf("  swap: KL %.4f, recall drop %.3f", document.swap->divergence[l][group],
+                    document.swap->recall_drop[l][group]);
+      std::printf("\n");
+    }
+}
+
+void analyze(const AnalyzeOptions& options) {
+  use_backend(options);
+  Model model = load(options.model);
+  const rf::ByteText text(read_documents(options.data.text));
+  const rf::MixedData data = options.data.mixed(text, options.seed);
+  rf::AnalysisDocument document{.analysis = analyse(model, data, options.batches, options.analysis),
+                                .swap = {},
+                                .swap_replacement = {}};
+  if (!options.swap.empty()) {
+    const rf::KindChoice replacement =
+        replacement_kind(options.swap, options.analysis.sink, options.swap_window);
+    Progress progress("swap", std::int64_t{model.shape().layers} * model.shape().layer.kv_groups);
+    document.swap =
+        rf::swap_scores(model, rf::profiles_of(document.analysis), swap_batches(data),
+                        {.replacement = replacement,
+                         .copy = {.row_length = options.data.length, .lag = options.data.copy_lag},
+                         .seed = options.seed},
+                        [&](std::int64_t done, std::int64_t) { progress.update(done); });
+    document.swap_replacement = replacement.name();
+  }
+  print(document);
+  rf::write_analysis(document, options.out);
+  std::printf("wrote %s\n", options.out.c_str());
+  write_results(options, rf::analysis_json(document));
+}
+
+}  // namespace
+
+void add_analyze(CLI::App& program) {
+  auto options = std::make_shared<AnalyzeOptions>();
+  auto* command = program.add_subcommand("analyze", "Measure where every attention head looks");
+  command->footer(
+      "Example: recurformer analyze runs/original --text book.txt --out analysis.json --swap mamba");
+  command->add_option("model", options->model, "Model folder")->required();
+  command->add_option("--out", options->out, "Analysis file to write")->required();
+  add_data_options(*command, options->data);
+  command->add_option("--window", options->analysis.window, "Latest tokens that count as recent")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--sink", options->analysis.sink, "First tokens, counted apart")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--batches", options->batches, "Batches of rows to measure")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--swap", options->swap, "Also score each KV group by swapping it alone for this")
+      ->check(CLI::IsMember({"mamba", "mamba2", "streaming"}));
+  command->add_option("--swap-window", options->swap_window, "Window of --swap streaming")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  add_common_options(*command, *options);
+  command->callback([options] { analyze(*options); });
+}
+
+}  // namespace cli

@@ -1,0 +1,104 @@
+#include "common.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "recurformer/checkpoint/atomic_file.hpp"
+
+namespace cli {
+
+void add_common_options(CLI::App& command, CommonOptions& options) {
+  command.add_option("--threads", options.threads, "CPU threads; 0: one per core")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  command.add_option("--seed", options.seed, "Seed of everything random")->capture_default_str();
+  command.add_option("--json", options.json, "Also write the results to this file");
+}
+
+void use_backend(const CommonOptions& options) {
+  if (options.threads > 0) rf::set_threads(options.threads);
+  std::fprintf(stderr, "backend: cpu (%s, %d threads)\n", rf::cpu_instruction_set(),
+               rf::default_pool().threads());
+}
+
+void write_results(const CommonOptions& options, const nlohmann::json& results) {
+  if (!options.json.empty()) rf::write_file_atomically(options.json, results.dump(1) + "\n");
+}
+
+std::vector<std::string> read_documents(const std::string& path) {
+  namespace fs = std::filesystem;
+  rf::check_file(fs::exists(path), path,
+                 "no such file or folder; --text needs a text file or a folder of them");
+  std::vector<std::string> files;
+  if (fs::is_directory(path)) {
+    for (const auto& entry : fs::recursive_directory_iterator(path))
+      if (entry.is_regular_file()) files.push_back(entry.path().string());
+    std::sort(files.begin(), files.end());
+  } else {
+    files.push_back(path);
+  }
+  std::vector<std::string> documents;
+  for (const auto& file : files) {
+    std::string content = rf::read_text_file(file);
+    if (content.find('\0') == std::string::npos) documents.push_back(std::move(content));
+  }
+  rf::check_file(!documents.empty(), path, "contains no text files");
+  return documents;
+}
+
+std::string default_text() { return RECURFORMER_DEFAULT_TEXT; }
+
+Progress::Progress(std::string what, std::int64_t total, std::int64_t already_done)
+    : what_(std::move(what)), total_(total), first_(already_done), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+Progress::~Progress() {
+  if (line_open_) std::fputc('\n', stderr);
+}
+
+void Progress::update(std::int64_t done, const std::string& details) {
+  const double now = watch_.seconds();
+  const bool last = done >= total_;
+  if (!last && now - last_shown_ < (terminal_ ? 0.1 : 10.0)) return;
+  last_shown_ = now;
+  const auto in_this_run = static_cast<double>(std::max<std::int64_t>(done - first_, 1));
+  const double left = now / in_this_run * static_cast<double>(total_ - done);
+  std::string line = rf::text(what_, "  ", done, "/", total_);
+  if (!details.empty()) line += "  " + details;
+  line += last ? "  in " + fixed(now, 1) + " s" : "  " + fixed(left, 0) + " s left";
+  if (terminal_) {
+    std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    line_open_ = true;
+  } else {
+    std::fprintf(stderr, "%s\n", line.c_str());
+  }
+  std::fflush(stderr);
+}
+
+std::string bytes_text(std::int64_t bytes) {
+  const double value = static_cast<double>(bytes);
+  if (value >= 1024.0 * 1024 * 1024) return fixed(value / (1024.0 * 1024 * 1024), 2) + " GiB";
+  if (value >= 1024.0 * 1024) return fixed(value / (1024.0 * 1024), 2) + " MiB";
+  return fixed(value / 1024.0, 1) + " KiB";
+}
+
+std::string fixed(double value, int decimals) {
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, "%.*f", decimals, value);
+  return buffer;
+}
+
+std::string processor_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with("model name")) {
+      const auto colon = line.find(": ");
+      if (colon != std::string::npos) return line.substr(colon + 2);
+    }
+  return "unknown";
+}
+
+}  // namespace cli

@@ -1,0 +1,80 @@
+#ifndef EXAMPLES_RECURFORMER_COMMON_HPP
+#define EXAMPLES_RECURFORMER_COMMON_HPP
+
+// What all commands share: options, text, progress, results as JSON.
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine.hpp"
+#include "recurformer/checkpoint/model_files.hpp"
+
+namespace cli {
+
+/// Options that every command has.
+struct CommonOptions {
+  int threads = 0;  ///< 0: one per core
+  std::uint64_t seed = 0;
+  std::string json;  ///< file for the results; empty: none
+};
+
+/// Adds --threads, --seed and --json to a command.
+void add_common_options(CLI::App& command, CommonOptions& options);
+
+/// Starts the thread pool and says on stderr which backend runs.
+void use_backend(const CommonOptions& options);
+
+/// Writes `results` where --json says, if it was given.
+void write_results(const CommonOptions& options, const nlohmann::json& results);
+
+/// The text files of a folder, sorted by path, or a single file. Files with zero bytes in them are not text.
+std::vector<std::string> read_documents(const std::string& path);
+
+/// The C++ standard library headers of the compiler that built this program: real text on every machine that
+/// can build it.
+std::string default_text();
+
+/// Seconds since it was made.
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// Progress on stderr: one line that is rewritten on a terminal, a plain line now and then elsewhere.
+class Progress {
+ public:
+  /// total: steps of the whole work, those already done by an earlier run included.
+  Progress(std::string what, std::int64_t total, std::int64_t already_done = 0);
+  ~Progress();
+  /// After `done` steps; `details` is shown between the count and the time left.
+  void update(std::int64_t done, const std::string& details = {});
+
+ private:
+  std::string what_;
+  std::int64_t total_, first_;
+  bool terminal_;
+  Stopwatch watch_;
+  double last_shown_ = -1e9;
+  bool line_open_ = false;
+};
+
+/// "12.3 MiB".
+std::string bytes_text(std::int64_t bytes);
+/// A number with `decimals` digits after the point.
+std::string fixed(double value, int decimals);
+
+/// The processor's name, as the system gives it.
+std::string processor_name();
+
+}  // namespace cli
+
+#endif  // EXAMPLES_RECURFORMER_COMMON_HPP

@@ -1,0 +1,48 @@
+#ifndef EXAMPLES_RECURFORMER_DATA_OPTIONS_HPP
+#define EXAMPLES_RECURFORMER_DATA_OPTIONS_HPP
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "common.hpp"
+
+namespace cli {
+
+/// What a model is trained and measured on: rows of text, some of them fixed-lag copies.
+struct DataOptions {
+  std::string text = default_text();
+  std::int64_t rows = 8, length = 256, copy_rows = 2, copy_lag = 64;
+
+  rf::MixedData mixed(const rf::ByteText& bytes, std::uint64_t seed) const {
+    rf::check(copy_rows <= rows, "--copy-rows is ", copy_rows, ", more than the ", rows, " rows of a batch");
+    rf::check(copy_lag < length, "--copy-lag is ", copy_lag, "; it must be smaller than --length, ", length);
+    return {.text = &bytes,
+            .rows = rows,
+            .length = length,
+            .copy_rows = copy_rows,
+            .copy_lag = copy_lag,
+            .seed = seed};
+  }
+};
+
+/// Adds --text, --rows, --length, --copy-rows and --copy-lag to a command.
+inline void add_data_options(CLI::App& command, DataOptions& options) {
+  command.add_option("--text", options.text, "Text file, or a folder of them")->capture_default_str();
+  command.add_option("--rows", options.rows, "Rows per batch")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--length", options.length, "Tokens per row")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--copy-rows", options.copy_rows, "How many rows of a batch are fixed-lag copies")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command.add_option("--copy-lag", options.copy_lag, "Lag of the copies")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+}  // namespace cli
+
+#endif  // EXAMPLES_RECURFORMER_DATA_OPTIONS_HPP

@@ -1,0 +1,60 @@
+#include <cstdio>
+
+#include "commands.hpp"
+#include "data_options.hpp"
+#include "model_io.hpp"
+#include "steps.hpp"
+
+namespace cli {
+
+namespace {
+
+struct EvalOptions : CommonOptions {
+  std::string model;
+  DataOptions data;
+  std::int64_t text_rows = 512, task_rows = 128;
+};
+
+void eval(const EvalOptions& options) {
+  use_backend(options);
+  Model model = load(options.model);
+  const rf::ByteText text(read_documents(options.data.text));
+  const rf::TextScore score = rf::evaluate_text(model, text, options.data.length, options.text_rows);
+  std::printf("bits per byte   %.4f  (%lld held-out bytes)\n", score.bits_per_byte,
+              static_cast<long long>(score.bytes));
+  nlohmann::json results = {{"bits_per_byte", score.bits_per_byte}, {"bytes", score.bytes}};
+  const auto task = [&](const char* name, const auto& definition, rf::Scoring scoring) {
+    const rf::TaskScore task_score =
+        rf::evaluate_task(model, definition, options.task_rows, options.seed, scoring);
+    std::printf("%-15s %.4f  (%lld of %lld)\n", name, task_score.accuracy(),
+                static_cast<long long>(task_score.correct), static_cast<long long>(task_score.total));
+    results[name] = task_score.accuracy();
+  };
+  task("copy", rf::CopyTask{.row_length = options.data.length, .lag = options.data.copy_lag},
+       rf::Scoring::per_token);
+  task("mqar", rf::MqarTask{.row_length = options.data.length, .vocabulary = 256}, rf::Scoring::per_token);
+  task("hash-hop-1", rf::HashHopTask{}, rf::Scoring::whole_answers);
+  task("hash-hop-2", rf::HashHopTask{.chains = 4, .hops = 2}, rf::Scoring::whole_answers);
+  write_results(options, results);
+}
+
+}  // namespace
+
+void add_eval(CLI::App& program) {
+  auto options = std::make_shared<EvalOptions>();
+  auto* command =
+      program.add_subcommand("eval", "Bits per byte on held-out text; recall on copies, MQAR and HashHop");
+  command->footer("Example: recurformer eval runs/hybrid --text book.txt --json eval.json");
+  command->add_option("model", options->model, "Model folder")->required();
+  add_data_options(*command, options->data);
+  command->add_option("--text-rows", options->text_rows, "Held-out rows of text, at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--task-rows", options->task_rows, "Rows per task")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  add_common_options(*command, *options);
+  command->callback([options] { eval(*options); });
+}
+
+}  // namespace cli

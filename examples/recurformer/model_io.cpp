@@ -1,0 +1,32 @@
+#include "model_io.hpp"
+
+#include <cstdio>
+
+namespace cli {
+
+Model load(const std::string& folder) {
+  rf::ModelConfig config = rf::read_model_config(folder);
+  bool converted = config.dtype != rf::DType::F32;
+  for (auto& kind : config.plan.kinds) {
+    converted = converted || kind.precision != "fp32";
+    kind.precision = "fp32";
+  }
+  if (converted) std::fprintf(stderr, "%s: weights are converted to fp32\n", folder.c_str());
+  Model model(config.shape, config.plan);
+  rf::load_weights(model.weights(), folder);
+  return model;
+}
+
+void save(Model& model, const std::string& folder) {
+  rf::ModelConfig config = rf::model_config(model);
+  config.byte_vocabulary = true;
+  rf::save_model(model.weights(), config, folder);
+}
+
+rf::KindChoice replacement_kind(const std::string& name, std::int64_t sink, std::int64_t window) {
+  rf::KindChoice kind{name, "fp32", {}};
+  if (name == "streaming") kind.options = {{"sink", sink}, {"window", window}};
+  return kind;
+}
+
+}  // namespace cli

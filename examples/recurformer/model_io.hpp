@@ -1,0 +1,22 @@
+#ifndef EXAMPLES_RECURFORMER_MODEL_IO_HPP
+#define EXAMPLES_RECURFORMER_MODEL_IO_HPP
+
+#include <string>
+
+#include "common.hpp"
+
+namespace cli {
+
+/// Loads a model folder into this program's precision (fp32, whatever the file stores); says so if that
+/// converts.
+Model load(const std::string& folder);
+
+/// Writes a model of bytes to a folder.
+void save(Model& model, const std::string& folder);
+
+/// The kind of replaced heads by its short name: "mamba", "mamba2" or "streaming" with this window.
+rf::KindChoice replacement_kind(const std::string& name, std::int64_t sink, std::int64_t window);
+
+}  // namespace cli
+
+#endif  // EXAMPLES_RECURFORMER_MODEL_IO_HPP

@@ -1,0 +1,87 @@
+#include "steps.hpp"
+
+#include <filesystem>
+
+#include "recurformer/train/checkpointing.hpp"
+
+namespace cli {
+
+std::vector<LossPoint> train(rf::Trainer<Model>& trainer, const rf::MixedData& data, const std::string& label,
+                             const std::optional<SavedRun>& saved) {
+  if (saved && std::filesystem::exists(saved->path)) {
+    rf::load_training_state(trainer, saved->run, saved->path);
+    std::fprintf(stderr, "%s: resumed at step %lld of %lld\n", label.c_str(),
+                 static_cast<long long>(trainer.steps()), static_cast<long long>(trainer.options().steps));
+  }
+  const std::int64_t first = trainer.steps(), total = trainer.options().steps;
+  std::vector<LossPoint> curve;
+  Progress progress(label, total, first);
+  const Stopwatch watch;
+  std::int64_t tokens = 0, tokens_per_step = 0;
+  double smoothed = 0;
+  while (!trainer.done()) {
+    const rf::StepReport report = trainer.step(data);
+    tokens += report.tokens;
+    tokens_per_step = report.tokens;
+    smoothed = report.step == first + 1 ? report.loss : 0.9 * smoothed + 0.1 * report.loss;
+    curve.push_back({report.step * tokens_per_step, report.loss});
+    progress.update(report.step, "loss " + fixed(smoothed, 4) + "  " +
+                                     fixed(static_cast<double>(tokens) / watch.seconds(), 0) + " tokens/s");
+    if (saved && (report.step % saved->every == 0 || trainer.done()))
+      rf::save_training_state(trainer, saved->run, saved->path);
+  }
+  return curve;
+}
+
+rf::ModelAnalysis analyse(Model& model, const rf::MixedData& data, std::int64_t batches,
+                          const rf::AnalysisOptions& options) {
+  rf::Analyser<Model> analyser(model, options);
+  Progress progress("analyse", batches);
+  for (std::int64_t i = 0; i < batches; ++i) {
+    analyser.add(data(i));
+    progress.update(i + 1);
+  }
+  return analyser.result();
+}
+
+Quality evaluate(Model& model, const rf::ByteText& text, std::int64_t length, std::int64_t copy_lag,
+                 std::uint64_t seed, std::int64_t text_rows, std::int64_t copy_rows) {
+  return {.bits_per_byte = rf::evaluate_text(model, text, length, text_rows).bits_per_byte,
+          .copy_recall =
+              rf::evaluate_task(model, rf::CopyTask{.row_length = length, .lag = copy_lag}, copy_rows, seed)
+                  .accuracy()};
+}
+
+Speed measure_speed(Model& model, const rf::ByteText& text, std::int64_t context,
+                    std::int64_t decoded_tokens) {
+  // The held-out text, repeated where it is shorter than the context: only the lengths matter here.
+  std::vector<rf::Token> tokens;
+  for (std::int64_t i = 0; i < context; ++i)
+    tokens.push_back(
+        static_cast<unsigned char>(text.held_out()[static_cast<std::size_t>(i) % text.held_out().size()]));
+  rf::Cache cache = model.make_cache();
+  Speed speed;
+  const Stopwatch prefill;
+  model.next_logits(tokens, cache);
+  speed.prefill = static_cast<double>(context) / prefill.seconds();
+  const Stopwatch decode;
+  for (std::int64_t i = 0; i < decoded_tokens; ++i)
+    model.next_logits(std::span(tokens).subspan(static_cast<std::size_t>(i % context), 1), cache);
+  speed.decode = static_cast<double>(decoded_tokens) / decode.seconds();
+  return speed;
+}
+
+nlohmann::json cache_json(const Model& model) {
+  nlohmann::json out = nlohmann::json::object();
+  for (const std::int64_t context : quoted_contexts)
+    out[std::to_string(context)] = model.cache_layout().bytes(context);
+  return out;
+}
+
+std::int64_t parameter_count(Model& model) {
+  std::int64_t count = 0;
+  for (const auto& parameter : rf::parameter_refs(model.weights())) count += parameter.size;
+  return count;
+}
+
+}  // namespace cli

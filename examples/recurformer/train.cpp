@@ -1,0 +1,159 @@
+#include <cstdio>
+#include <filesystem>
+
+#include "commands.hpp"
+#include "data_options.hpp"
+#include "model_io.hpp"
+#include "steps.hpp"
+
+namespace cli {
+
+namespace {
+
+struct TrainCommandOptions : CommonOptions {
+  std::string from, original, out;
+  DataOptions data;
+  rf::ModelShape shape{
+      .vocabulary = 256,
+      .layers = 4,
+      .layer = {.d_model = 128, .d_head = 16, .kv_groups = 4, .queries_per_group = 2, .d_ff = 320},
+      .tied_embeddings = true};
+  std::int64_t steps = 1200, stage1_steps = 75, save_every = 100, accumulate = 1, warmup = 30;
+  double rate = 2e-3, new_rate = 3e-3, stage1_rate = 4e-3, divergence_weight = 1.0, weight_decay = 0.1,
+         clip = 1.0;
+};
+
+/// Everything the run's batches and schedule depend on. Threads are not part of it: results do not depend on
+/// them.
+std::string describe(const TrainCommandOptions& o, const char* stage) {
+  return rf::text(stage, " steps=", o.steps, " stage1_steps=", o.stage1_steps, " rows=", o.data.rows,
+                  " length=", o.data.length, " copy_rows=", o.data.copy_rows, " copy_lag=", o.data.copy_lag,
+                  " accumulate=", o.accumulate, " warmup=", o.warmup, " rate=", o.rate,
+                  " new_rate=", o.new_rate, " stage1_rate=", o.stage1_rate,
+                  " divergence_weight=", o.divergence_weight, " weight_decay=", o.weight_decay,
+                  " clip=", o.clip, " seed=", o.seed, " text=", o.data.text, " from=", o.from,
+                  " original=", o.original);
+}
+
+bool has_own_parameters(const Model& model) {
+  const auto own = rf::kinds_with_own_parameters(Model::Kinds{});
+  for (const auto& layer : model.plan().kind_of_group)
+    for (const int kind : layer)
+      if (own[static_cast<std::size_t>(kind)]) return true;
+  return false;
+}
+
+void train_command(const TrainCommandOptions& options) {
+  use_backend(options);
+  const rf::ByteText text(read_documents(options.data.text));
+  // Every stage draws batches of its own: training on must not repeat what the original was trained on.
+  const auto data = [&](std::uint64_t stage) {
+    return options.data.mixed(text, rf::Random::stream(options.seed, stage).bits());
+  };
+  Model model = options.from.empty()
+                    ? Model(options.shape, rf::uniform_plan({"attention", "fp32", {}}, options.shape.layers,
+                                                            options.shape.layer.kv_groups))
+                    : load(options.from);
+  if (options.from.empty()) rf::initialise(model.weights(), options.seed);
+  std::optional<Model> original;
+  if (!options.original.empty()) original.emplace(load(options.original));
+  std::printf("%lld parameters, %lld training bytes, %lld held out\n",
+              static_cast<long long>(parameter_count(model)), static_cast<long long>(text.train().size()),
+              static_cast<long long>(text.held_out().size()));
+
+  std::filesystem::create_directories(options.out);
+  const auto saved = [&](const char* stage) {
+    return SavedRun{.path = options.out + "/" + stage + ".safetensors",
+                    .run = describe(options, stage),
+                    .every = options.save_every};
+  };
+  rf::TrainOptions train_options{.steps = options.steps,
+                                 .rate = options.rate,
+                                 .new_rate = options.new_rate,
+                                 .warmup = options.warmup,
+                                 .divergence_weight = original ? options.divergence_weight : 0.0,
+                                 .accumulate = options.accumulate,
+                                 .adamw = {.weight_decay = options.weight_decay, .clip = options.clip}};
+  nlohmann::json results;
+  const auto record = [&](const char* stage, const std::vector<LossPoint>& curve) {
+    for (const LossPoint& point : curve) results[stage].push_back({point.tokens, point.loss});
+  };
+  if (original && options.stage1_steps > 0 && has_own_parameters(model)) {
+    rf::TrainOptions stage1 = train_options;
+    stage1.objective = rf::Objective::match_heads;
+    stage1.steps = options.stage1_steps;
+    stage1.new_rate = options.stage1_rate;
+    rf::Trainer<Model> trainer(model, stage1, &*original);
+    record("stage1", train(trainer, data(1), "stage 1", saved("stage1")));
+  }
+  rf::Trainer<Model> trainer(model, train_options, original ? &*original : nullptr);
+  record("train", train(trainer, data(options.from.empty() ? 0 : 2), "train", saved("training")));
+  save(model, options.out);
+  const Quality quality =
+      evaluate(model, text, options.data.length, options.data.copy_lag, options.seed, 256, 64);
+  std::printf("bits per byte %.4f, copy recall %.4f\nwrote %s\n", quality.bits_per_byte, quality.copy_recall,
+              options.out.c_str());
+  results["bits_per_byte"] = quality.bits_per_byte;
+  results["copy_recall"] = quality.copy_recall;
+  write_results(options, results);
+}
+
+}  // namespace
+
+void add_train(CLI::App& program) {
+  auto options = std::make_shared<TrainCommandOptions>();
+  auto* command = program.add_subcommand(
+      "train", "Train a model, or continue training a converted one; resumes by itself");
+  command->footer(
+      "Examples: recurformer train --text book.txt --out runs/original\n"
+      "          recurformer train --from runs/converted --original runs/original --text book.txt --steps "
+      "300 --rate 1e-3 --out runs/hybrid");
+  command
+      ->add_option("--out", options->out, "Folder for the model and for the state a killed run resumes from")
+      ->required();
+  command->add_option("--from", options->from, "Model folder to start from; without it a new model is made");
+  command
+      ->add_option("--original", options->original,
+                   "Original model: head matching first, then KL to it beside cross entropy")
+      ->needs("--from");
+  add_data_options(*command, options->data);
+  auto& layer = options->shape.layer;
+  auto* sizes = command->add_option_group("sizes", "Of a new model");
+  sizes->add_option("--layers", options->shape.layers)->check(CLI::PositiveNumber)->capture_default_str();
+  sizes->add_option("--d-model", layer.d_model)->check(CLI::PositiveNumber)->capture_default_str();
+  sizes->add_option("--d-head", layer.d_head)->check(CLI::PositiveNumber)->capture_default_str();
+  sizes->add_option("--kv-groups", layer.kv_groups)->check(CLI::PositiveNumber)->capture_default_str();
+  sizes->add_option("--queries-per-group", layer.queries_per_group)
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  sizes->add_option("--d-ff", layer.d_ff)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--steps", options->steps, "Steps of training")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--stage1-steps", options->stage1_steps, "Steps of head matching before, with --original")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--accumulate", options->accumulate, "Batches per step")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--rate", options->rate, "Peak learning rate")->capture_default_str();
+  command->add_option("--new-rate", options->new_rate, "Peak learning rate of replaced heads")
+      ->capture_default_str();
+  command->add_option("--stage1-rate", options->stage1_rate, "Peak learning rate of head matching")
+      ->capture_default_str();
+  command->add_option("--warmup", options->warmup, "Steps of warm-up")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--kl", options->divergence_weight, "Weight of KL to the original")
+      ->capture_default_str();
+  command->add_option("--weight-decay", options->weight_decay, "Of matrices")->capture_default_str();
+  command->add_option("--clip", options->clip, "Largest gradient norm; 0: off")->capture_default_str();
+  command->add_option("--save-every", options->save_every, "Steps between saves of the training state")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  add_common_options(*command, *options);
+  command->callback([options] { train_command(*options); });
+}
+
+}  // namespace cli
