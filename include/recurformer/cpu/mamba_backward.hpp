@@ -59,7 +59,6 @@ class MambaBackward {
   /// Working memory of one chunk.
   struct Chunk {
     MambaBlock inputs;
-    float* y;               // (scan_chunk, d_head)
     float* d_y;             // (scan_chunk, d_head)
     float* d_r;             // (scan_chunk, d_head); first dΔ
     float* d_p;             // (scan_chunk + taps - 1, d_head); first du; the last rows are the next chunk's
@@ -79,7 +78,7 @@ class MambaBackward {
       inputs.coefficients = scratch.take(scan_chunk * size.stride);
       inputs.r = rows(scan_chunk);
       inputs.delta = rows(scan_chunk);
-      y = rows(scan_chunk);
+      inputs.y = rows(scan_chunk);
       d_y = rows(scan_chunk);
       d_r = rows(scan_chunk);
       d_p = rows(scan_chunk + size.taps - 1);
@@ -125,16 +124,18 @@ class MambaBackward {
     }
     mamba_inputs(head, memory.inputs, rows, 0, d);
     for (std::int64_t t = 0; t < rows; ++t)
-      for (std::int64_t c = 0; c < d; c += simd::width)
-        simd::store(memory.d_y + t * d + c,
-                    simd::load(at.d_out.row(begin + t) + c) *
-                        gate<Mixer::policy.gate>(simd::load(at.z.row(begin + t) + c)));
+      for (std::int64_t c = 0; c < d; c += simd::width) {
+        const simd::Vec d_out = simd::load(at.d_out.row(begin + t) + c);
+        const GateValue gate = gate_value<Mixer::policy.gate>(simd::load(at.z.row(begin + t) + c));
+        simd::store(memory.d_y + t * d + c, d_out * gate.value);
+        simd::store(at.d_z.row(begin + t) + c, d_out * gate.slope);
+      }
     scan(head, memory, at.saved + index * size_.states * d, rows, gradients);
     for (std::int64_t t = 0; t < rows; ++t)
-      for (std::int64_t c = 0; c < d; c += simd::width)
-        simd::store(at.d_z.row(begin + t) + c,
-                    simd::load(at.d_out.row(begin + t) + c) * simd::load(memory.y + t * d + c) *
-                        gate_slope<Mixer::policy.gate>(simd::load(at.z.row(begin + t) + c)));
+      for (std::int64_t c = 0; c < d; c += simd::width) {
+        float* d_z = at.d_z.row(begin + t) + c;
+        simd::store(d_z, simd::load(d_z) * simd::load(memory.inputs.y + t * d + c));
+      }
     inputs_backward(head, memory, rows, gradients);
     std::copy_n(memory.d_p_next, past * d, memory.d_p + rows * d);
     gradients.add_convolution(memory.inputs.window, memory.d_p, rows);
@@ -150,24 +151,25 @@ class MambaBackward {
     const std::int64_t d = size_.d_head, stride = size_.stride;
     const float* b = memory.inputs.coefficients + size_.rank;
     float* d_b = memory.d_coefficients + size_.rank;
-    selective_scan_backward<static_cast<int>(MambaSizes<Mixer>::states)>({.rows = rows,
-                                                                          .channels = d,
-                                                                          .x = {memory.inputs.u, d},
-                                                                          .delta = {memory.inputs.delta, d},
-                                                                          .b = {b, stride},
-                                                                          .c = {b + size_.states, stride},
-                                                                          .a = head.a,
-                                                                          .skip = head.skip,
-                                                                          .state = state,
-                                                                          .y = {memory.y, d},
-                                                                          .d_y = {memory.d_y, d},
-                                                                          .d_x = {memory.d_p, d},
-                                                                          .d_delta = {memory.d_r, d},
-                                                                          .d_b = {d_b, stride},
-                                                                          .d_c = {d_b + size_.states, stride},
-                                                                          .d_state = memory.d_state,
-                                                                          .d_a = gradients.a,
-                                                                          .d_skip = gradients.skip});
+    scan_chunk_backward<static_cast<int>(MambaSizes<Mixer>::states)>({.rows = rows,
+                                                                      .channels = d,
+                                                                      .x = {memory.inputs.u, d},
+                                                                      .delta = {memory.inputs.delta, d},
+                                                                      .b = {b, stride},
+                                                                      .c = {b + size_.states, stride},
+                                                                      .a = head.a,
+                                                                      .skip = head.skip,
+                                                                      .state = state,
+                                                                      .state_stride = d,
+                                                                      .y = {memory.inputs.y, d},
+                                                                      .d_y = {memory.d_y, d},
+                                                                      .d_x = {memory.d_p, d},
+                                                                      .d_delta = {memory.d_r, d},
+                                                                      .d_b = {d_b, stride},
+                                                                      .d_c = {d_b + size_.states, stride},
+                                                                      .d_state = memory.d_state,
+                                                                      .d_a = gradients.a,
+                                                                      .d_skip = gradients.skip});
   }
 
   /// From du, dΔ, dB and dC to dp.

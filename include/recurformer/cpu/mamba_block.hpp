@@ -20,6 +20,7 @@
 #include "recurformer/cpu/mixer_kernel.hpp"
 #include "recurformer/spec/mamba.hpp"
 #include "recurformer/tile/simd.hpp"
+#include "recurformer/tile/transpose.hpp"
 
 namespace rf::cpu {
 
@@ -88,11 +89,25 @@ struct MambaSizes {
   }
 };
 
-/// out (columns, out_stride) ← in (rows, columns) transposed.
-inline void transpose(const float* in, std::int64_t rows, std::int64_t columns, float* out,
-                      std::int64_t out_stride) {
+/// out (columns, out_stride) ← in (rows, columns) transposed; where out_stride has room for whole
+/// vectors, columns of `out` from `rows` up to the next multiple of the vector width become 0.
+inline void transpose_slice(const float* in, std::int64_t rows, std::int64_t columns, float* out,
+                            std::int64_t out_stride) {
+  using simd::Vec, simd::width;
+  const std::int64_t whole = out_stride >= round_up(rows, width) ? columns / width * width : 0;
+  for (std::int64_t i = 0; i < rows; i += width)
+    for (std::int64_t j = 0; j < whole; j += width) {
+      Vec square[width];
+      const float* from = in + i * columns + j;
+      const auto count = static_cast<int>(std::min<std::int64_t>(rows - i, width));
+#pragma GCC unroll 16
+      for (int k = 0; k < width; ++k) square[k] = k < count ? simd::load(from + k * columns) : simd::zero();
+      simd::transpose(square);
+#pragma GCC unroll 16
+      for (int k = 0; k < width; ++k) simd::store(out + (j + k) * out_stride + i, square[k]);
+    }
   for (std::int64_t i = 0; i < rows; ++i)
-    for (std::int64_t j = 0; j < columns; ++j) out[j * out_stride + i] = in[i * columns + j];
+    for (std::int64_t j = whole; j < columns; ++j) out[j * out_stride + i] = in[i * columns + j];
 }
 
 /// One head's parameters, laid out for vectors over channels.
@@ -126,18 +141,16 @@ struct MambaHead {
 
     const std::int64_t d = size.d_head;
     conv_weight = scratch.take(size.taps * d);
-    transpose(slice(Local::conv_weight), d, size.taps, conv_weight, d);
+    transpose_slice(slice(Local::conv_weight), d, size.taps, conv_weight, d);
     x_proj = scratch.take(d * size.stride);
-    transpose(x_proj_by_row, size.rows, d, x_proj, size.stride);
-    for (std::int64_t k = 0; k < d; ++k)
-      std::fill(x_proj + k * size.stride + size.rows, x_proj + (k + 1) * size.stride, 0.0f);
+    transpose_slice(x_proj_by_row, size.rows, d, x_proj, size.stride);
     x_proj_bias = scratch.take(size.stride);
     std::fill_n(x_proj_bias, size.stride, 0.0f);
     if constexpr (Mixer::policy.bias) std::copy_n(slice(Local::x_proj_bias), size.rows, x_proj_bias);
     dt_weight = scratch.take(size.rank * d);
-    transpose(slice(Local::dt_weight), d, size.rank, dt_weight, d);
+    transpose_slice(slice(Local::dt_weight), d, size.rank, dt_weight, d);
     a = scratch.take(size.states * d);
-    transpose(slice(Local::a_log), d, size.states, a, d);
+    transpose_slice(slice(Local::a_log), d, size.states, a, d);
     for (std::int64_t i = 0; i < size.states * d; i += simd::width)
       simd::store(a + i, -simd::exp(simd::load(a + i)));
   }
@@ -226,9 +239,10 @@ struct MambaBlock {
   float* coefficients = nullptr;  // (rows, stride): δ | B | C | padding
   float* r = nullptr;             // (rows, d_head); null in forward, which does not need it
   float* delta = nullptr;         // (rows, d_head)
+  float* y = nullptr;             // (rows, d_head): the scan's output, not filled here
 };
 
-/// Fills everything but the window, which is given; r and Δ only for channels [first, end).
+/// Fills everything from the window on; r and Δ only for channels [first, end).
 template <class Mixer>
 void mamba_inputs(const MambaHead<Mixer>& head, const MambaBlock& block, std::int64_t rows,
                   std::int64_t first, std::int64_t end) {

@@ -123,7 +123,7 @@ class MambaForward {
     const std::int64_t last = (split + 1) * blocks / splits_ * scan_channel_multiple;
 
     const std::int64_t rows = std::min(longest, mamba_block);
-    Scratch scratch(MambaHead<Mixer>::scratch(size_) + (rows * 3 + size_.taps + size_.states) * size_.d_head +
+    Scratch scratch(MambaHead<Mixer>::scratch(size_) + (rows * 4 + size_.taps + size_.states) * size_.d_head +
                     rows * size_.stride);
     const MambaHead<Mixer> parameters(arguments_.shape, arguments_.local, head, scratch);
     MambaBlock block;
@@ -132,6 +132,7 @@ class MambaForward {
     block.p = block.u;
     block.coefficients = scratch.take(rows * size_.stride);
     block.delta = scratch.take(rows * size_.d_head);
+    block.y = scratch.take(rows * size_.d_head);
     float* state = scratch.take(size_.states * size_.d_head);
     for (std::size_t s = begin; s < end; ++s)
       if (arguments_.sequences[s].rows > 0)
@@ -146,10 +147,12 @@ class MambaForward {
     const std::int64_t rows = arguments_.sequences[s].rows;
     for (std::int64_t t = 0; t < rows; t += mamba_block) {
       const std::int64_t count = std::min(mamba_block, rows - t);
-      for (std::int64_t i = 0; i < count; ++i) std::copy_n(at.x.row(t + i), d, block.window + past + i * d);
+      for (std::int64_t i = 0; i < count; ++i) {
+        std::copy_n(at.x.row(t + i), d, block.window + past + i * d);
+        if (t + mamba_block + i < rows) prefetch(at.x.row(t + mamba_block + i), d);
+      }
       mamba_inputs(head, block, count, first, last);
       const float* coefficients = block.coefficients + size_.rank;
-      const RowsView<float> out = {at.out.row(t), at.out.stride};
       scan_channels<static_cast<int>(MambaSizes<Mixer>::states)>(
           {.rows = count,
            .channels = d,
@@ -159,15 +162,16 @@ class MambaForward {
            .c = {coefficients + size_.states, size_.stride},
            .a = head.a,
            .skip = head.skip,
-           .y = out,
+           .y = {block.y, d},
            .state = state,
            .chunk_states = at.saved ? at.saved + t / scan_chunk * size_.states * d : nullptr},
           first, last);
       for (std::int64_t i = 0; i < count; ++i) {
         const float* z = at.z.row(t + i);
+        if (t + mamba_block + i < rows) prefetch(at.z.row(t + mamba_block + i) + first, last - first);
+        float* out = at.out.row(t + i);
         for (std::int64_t c = first; c < last; c += simd::width)
-          simd::store(out.row(i) + c,
-                      simd::load(out.row(i) + c) * gate<Mixer::policy.gate>(simd::load(z + c)));
+          simd::store(out + c, simd::load(block.y + i * d + c) * gate<Mixer::policy.gate>(simd::load(z + c)));
       }
       std::copy_n(block.window + count * d, past, block.window);
     }
@@ -206,6 +210,11 @@ class MambaForward {
         simd::store(at.conv + j * d + c,
                     from >= 0 ? simd::load(at.x.row(from) + c) : simd::load(at.conv + (j + rows) * d + c));
     }
+  }
+
+  /// Rows of one head are short pieces far apart, which the hardware does not foresee.
+  static void prefetch(const float* row, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; i += Scratch::line) __builtin_prefetch(row + i);
   }
 
   static void load_state(const State* from, std::int64_t count, float* to) {

@@ -20,15 +20,17 @@ RECURFORMER_INLINE simd::Vec silu_slope(simd::Vec x) {
   return s + x * s * (1.0f - s);
 }
 
-/// Derivative of the gate.
+/// The gate and its derivative.
+struct GateValue {
+  simd::Vec value, slope;
+};
 template <Gate Kind>
-RECURFORMER_INLINE simd::Vec gate_slope(simd::Vec z) {
-  if constexpr (Kind == Gate::silu) {
-    return silu_slope(z);
-  } else {
-    const simd::Vec s = simd::sigmoid(z);
-    return 2.0f * s * (1.0f - s);
-  }
+RECURFORMER_INLINE GateValue gate_value(simd::Vec z) {
+  const simd::Vec s = simd::sigmoid(z);
+  if constexpr (Kind == Gate::silu)
+    return {.value = z * s, .slope = s + z * s * (1.0f - s)};
+  else
+    return {.value = 2.0f * s, .slope = 2.0f * s * (1.0f - s)};
 }
 
 /// Sums over tokens of the gradients of one head's parameters.

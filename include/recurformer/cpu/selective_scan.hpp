@@ -51,9 +51,8 @@ inline constexpr float log2_e = 1.44269504088896341f;
 /// 2^x for x <= 0; relative error <= 2e-7, exactly 1 at 0, slope at 0 right to 3e-7 (a slow decay must not
 /// drift), 0 below -127. NaN stays NaN.
 RECURFORMER_INLINE simd::Vec exp2_decay(simd::Vec x) {
-  const simd::Vec lowest = simd::broadcast(-127.0f);
-  x = lowest > x ? lowest : x;
-  const simd::Vec shifted = x + 12582912.0f;  // 1.5 · 2^23 puts the nearest integer into the low bits
+  x = simd::max(simd::broadcast(-127.0f), x);  // in this order NaN passes
+  const simd::Vec shifted = x + 12582912.0f;   // 1.5 · 2^23 puts the nearest integer into the low bits
   const simd::Vec f = x - (shifted - 12582912.0f);
   simd::Vec y = simd::broadcast(1.3264748267829418e-3f);
   y = y * f + 9.671512059867382e-3f;
@@ -123,11 +122,16 @@ void scan_channels(const SelectiveScan& scan, std::int64_t first_channel, std::i
     }
 }
 
+/// Throws ArgumentError unless kernels can work on this many channels.
+inline void check_channels(std::int64_t channels) {
+  check(channels > 0 && channels % scan_channel_multiple == 0, "a selective scan has ", channels,
+        " channels; allowed are multiples of ", scan_channel_multiple, ", pad with zeros");
+}
+
 /// The whole scan on the process-wide pool, parallel over channels.
 template <int States>
 void selective_scan(const SelectiveScan& scan) {
-  check(scan.channels > 0 && scan.channels % scan_channel_multiple == 0, "a selective scan has ",
-        scan.channels, " channels; it must be a multiple of ", scan_channel_multiple);
+  check_channels(scan.channels);
   parallel_for(scan.channels / scan_channel_multiple, [&](std::int64_t i) {
     scan_channels<States>(scan, i * scan_channel_multiple, (i + 1) * scan_channel_multiple);
   });

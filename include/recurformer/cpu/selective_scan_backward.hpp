@@ -14,9 +14,12 @@
 // channels are kept per lane for all channels and reduced at the end of the chunk.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "recurformer/cpu/selective_scan.hpp"
+#include "recurformer/tile/transpose.hpp"
 
 namespace rf::cpu {
 
@@ -29,6 +32,7 @@ struct ScanChunk {
   const float* a = nullptr;        ///< (d_state, channels)
   const float* skip = nullptr;     ///< (channels)
   const float* state = nullptr;    ///< (d_state, channels) before the chunk
+  std::int64_t state_stride = 0;   ///< from one state to the next in a, state, d_state and d_a
   RowsView<float> y;               ///< (rows, channels), written
   RowsView<const float> d_y;       ///< (rows, channels)
   RowsView<float> d_x, d_delta;    ///< (rows, channels), written
@@ -38,30 +42,22 @@ struct ScanChunk {
   float* d_skip = nullptr;         ///< (channels), added to
 };
 
+/// A whole sequence: gradients of selective_scan().
+struct SelectiveScanGradient {
+  SelectiveScan forward;         ///< as it ran; needs chunk_states, and neither y nor state
+  RowsView<const float> d_y;     ///< (rows, channels)
+  RowsView<float> d_x, d_delta;  ///< (rows, channels), written
+  RowsView<float> d_b, d_c;      ///< (rows, d_state), written
+  float* d_state = nullptr;      ///< (d_state, channels): of the final state, then of the initial one
+  float* d_a = nullptr;          ///< (d_state, channels), added to
+  float* d_skip = nullptr;       ///< (channels), added to
+};
+
 inline namespace RECURFORMER_ISA {
 namespace detail {
 
 /// States that one pass over a chunk works on.
 inline constexpr int states_per_backward_pass = 8;
-
-/// Pairs the sums of neighbouring lanes of a (low half) and b (high half).
-template <int... Lane>
-RECURFORMER_INLINE simd::Vec add_pairs(simd::Vec a, simd::Vec b, std::integer_sequence<int, Lane...>) {
-  return __builtin_shufflevector(a, b, (2 * Lane)...) + __builtin_shufflevector(a, b, (2 * Lane + 1)...);
-}
-
-/// out[i] = sum of the lanes of vector i, for i < width; vectors (width, width).
-RECURFORMER_INLINE void reduce_lanes(const float* vectors, float* out) {
-  simd::Vec v[simd::width];
-#pragma GCC unroll 16
-  for (int i = 0; i < simd::width; ++i) v[i] = simd::load(vectors + i * simd::width);
-#pragma GCC unroll 4
-  for (int count = simd::width / 2; count > 0; count /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < count; ++i)
-      v[i] = add_pairs(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, simd::width>{});
-  simd::store(out, v[0]);
-}
 
 /// What one pass remembers of a chunk; all of it fits into a first cache.
 template <int Count>
@@ -77,7 +73,7 @@ void replay_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory<
   simd::Vec s[Count];
 #pragma GCC unroll 16
   for (int n = 0; n < Count; ++n) {
-    s[n] = simd::load(chunk.state + (First + n) * chunk.channels + channel);
+    s[n] = simd::load(chunk.state + (First + n) * chunk.state_stride + channel);
     simd::store(memory.state[0][n], s[n]);
   }
   for (std::int64_t t = 0; t < chunk.rows; ++t) {
@@ -92,7 +88,7 @@ void replay_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory<
 #pragma GCC unroll 16
     for (int n = 0; n < Count; ++n) {
       const simd::Vec decay =
-          exp2_decay(exponent * simd::load(chunk.a + (First + n) * chunk.channels + channel));
+          exp2_decay(exponent * simd::load(chunk.a + (First + n) * chunk.state_stride + channel));
       s[n] = decay * s[n] + input * b[n];
       sum += s[n] * c[n];
       simd::store(memory.decay[t][n], decay);
@@ -108,8 +104,8 @@ void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory
   simd::Vec carry[Count], d_a[Count];
 #pragma GCC unroll 16
   for (int n = 0; n < Count; ++n) {
-    carry[n] = simd::load(chunk.d_state + (First + n) * chunk.channels + channel);
-    d_a[n] = simd::load(chunk.d_a + (First + n) * chunk.channels + channel);
+    carry[n] = simd::load(chunk.d_state + (First + n) * chunk.state_stride + channel);
+    d_a[n] = simd::load(chunk.d_a + (First + n) * chunk.state_stride + channel);
   }
   for (std::int64_t t = chunk.rows - 1; t >= 0; --t) {
     const simd::Vec x = simd::load(chunk.x.row(t) + channel);
@@ -129,7 +125,7 @@ void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory
       d_input += g * b[n];
       carry[n] = g * simd::load(memory.decay[t][n]);
       const simd::Vec d_decay = carry[n] * simd::load(memory.state[t][n]);
-      d_exponent += d_decay * simd::load(chunk.a + (First + n) * chunk.channels + channel);
+      d_exponent += d_decay * simd::load(chunk.a + (First + n) * chunk.state_stride + channel);
       d_a[n] += d_decay * delta;
     }
     float* d_x = chunk.d_x.row(t) + channel;
@@ -141,8 +137,8 @@ void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory
   }
 #pragma GCC unroll 16
   for (int n = 0; n < Count; ++n) {
-    simd::store(chunk.d_state + (First + n) * chunk.channels + channel, carry[n]);
-    simd::store(chunk.d_a + (First + n) * chunk.channels + channel, d_a[n]);
+    simd::store(chunk.d_state + (First + n) * chunk.state_stride + channel, carry[n]);
+    simd::store(chunk.d_a + (First + n) * chunk.state_stride + channel, d_a[n]);
   }
 }
 
@@ -152,8 +148,13 @@ void reduce_pass(const ScanChunk& chunk, const ScanPassMemory<Count>& memory) {
   constexpr std::int64_t row = 2 * Count;
   static_assert(scan_chunk % simd::width == 0);  // so that whole vectors cover all rows
   alignas(64) float sums[scan_chunk * row];
-  for (std::int64_t i = 0; i < chunk.rows * row; i += simd::width)
-    reduce_lanes(&memory.lanes[0][0][0] + i * simd::width, sums + i);
+  for (std::int64_t i = 0; i < chunk.rows * row; i += simd::width) {
+    const float* lanes = &memory.lanes[0][0][0] + i * simd::width;
+    simd::Vec v[simd::width];
+#pragma GCC unroll 16
+    for (int j = 0; j < simd::width; ++j) v[j] = simd::load(lanes + j * simd::width);
+    simd::store(sums + i, simd::reduce_each(v));
+  }
   for (std::int64_t t = 0; t < chunk.rows; ++t) {
     std::copy_n(sums + t * row, Count, chunk.d_b.row(t) + First);
     std::copy_n(sums + t * row + Count, Count, chunk.d_c.row(t) + First);
@@ -177,7 +178,7 @@ void scan_chunk_passes(const ScanChunk& chunk) {
 
 /// Gradients of one chunk, on this thread. Channels are a multiple of scan_channel_multiple.
 template <int States>
-void selective_scan_backward(const ScanChunk& chunk) {
+void scan_chunk_backward(const ScanChunk& chunk) {
   detail::scan_chunk_passes<0, States>(chunk);
   for (std::int64_t channel = 0; channel < chunk.channels; channel += simd::width) {
     simd::Vec sum = simd::load(chunk.d_skip + channel);
@@ -185,6 +186,74 @@ void selective_scan_backward(const ScanChunk& chunk) {
       sum += simd::load(chunk.d_y.row(t) + channel) * simd::load(chunk.x.row(t) + channel);
     simd::store(chunk.d_skip + channel, sum);
   }
+}
+
+namespace detail {
+
+/// Channels that share one partial sum of dB and dC.
+inline constexpr std::int64_t scan_gradient_slice = 128;
+
+/// Channels [first, first + channels) of all chunks, d_b and d_c (rows, States) of these channels.
+template <int States>
+void scan_slice_backward(const SelectiveScanGradient& g, std::int64_t first, std::int64_t channels,
+                         float* d_b, float* d_c) {
+  const SelectiveScan& f = g.forward;
+  std::vector<float> y(static_cast<std::size_t>(scan_chunk * channels));  // computed, not asked for
+  const std::int64_t states = States * f.channels;
+  for (std::int64_t index = scan_chunks(f.rows) - 1; index >= 0; --index) {
+    const std::int64_t row = index * scan_chunk;
+    const auto at = [&](auto rows) { return decltype(rows){rows.row(row) + first, rows.stride}; };
+    scan_chunk_backward<States>({.rows = std::min(scan_chunk, f.rows - row),
+                                 .channels = channels,
+                                 .x = at(f.x),
+                                 .delta = at(f.delta),
+                                 .b = {f.b.row(row), f.b.stride},
+                                 .c = {f.c.row(row), f.c.stride},
+                                 .a = f.a + first,
+                                 .skip = f.skip + first,
+                                 .state = f.chunk_states + index * states + first,
+                                 .state_stride = f.channels,
+                                 .y = {y.data(), channels},
+                                 .d_y = at(g.d_y),
+                                 .d_x = at(g.d_x),
+                                 .d_delta = at(g.d_delta),
+                                 .d_b = {d_b + row * States, States},
+                                 .d_c = {d_c + row * States, States},
+                                 .d_state = g.d_state + first,
+                                 .d_a = g.d_a + first,
+                                 .d_skip = g.d_skip + first});
+  }
+}
+
+}  // namespace detail
+
+/// The whole backward on the process-wide pool, parallel over slices of channels, whose sums of dB and dC are
+/// added in order.
+template <int States>
+void selective_scan_backward(const SelectiveScanGradient& g) {
+  const SelectiveScan& f = g.forward;
+  check_channels(f.channels);
+  const std::int64_t slices = (f.channels + detail::scan_gradient_slice - 1) / detail::scan_gradient_slice;
+  const std::int64_t partial = f.rows * States;
+  std::vector<float> sums(static_cast<std::size_t>(slices * 2 * partial));
+  parallel_for(slices, [&](std::int64_t i) {
+    const std::int64_t first = i * detail::scan_gradient_slice;
+    float* d_b = sums.data() + i * 2 * partial;
+    detail::scan_slice_backward<States>(g, first, std::min(detail::scan_gradient_slice, f.channels - first),
+                                        d_b, d_b + partial);
+  });
+  parallel_for(scan_chunks(f.rows), [&](std::int64_t chunk) {
+    for (std::int64_t t = chunk * scan_chunk; t < std::min((chunk + 1) * scan_chunk, f.rows); ++t)
+      for (int n = 0; n < States; ++n) {
+        float d_b = 0, d_c = 0;
+        for (std::int64_t i = 0; i < slices; ++i) {
+          d_b += sums[static_cast<std::size_t>(i * 2 * partial + t * States + n)];
+          d_c += sums[static_cast<std::size_t>((i * 2 + 1) * partial + t * States + n)];
+        }
+        g.d_b.row(t)[n] = d_b;
+        g.d_c.row(t)[n] = d_c;
+      }
+  });
 }
 
 }  // namespace RECURFORMER_ISA
