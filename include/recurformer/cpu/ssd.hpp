@@ -52,8 +52,8 @@ inline void ssd_keep_state(const SsdSequence& s, std::int64_t index, const float
 }
 
 /// One state, its chunks in order.
-template <int P, class Prepare, class Finish>
-void ssd_in_order(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
+template <int P>
+void ssd_in_order(std::int64_t i, const SsdSequence& s, SsdHook prepare, SsdHook finish) {
   constexpr int Q = SsdChunk<P>::Q;
   struct Scratch {
     SsdChunk<P> chunk;
@@ -63,7 +63,7 @@ void ssd_in_order(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
   const std::int64_t size = ssd_state_size(P), chunks = ssd_chunks(P, s.rows);
   const float* state = s.initial_state;
   for (std::int64_t c = 0; c < chunks; ++c) {
-    prepare(c * Q, std::min<std::int64_t>(Q, s.rows - c * Q));
+    prepare(i, c * Q, std::min<std::int64_t>(Q, s.rows - c * Q));
     ssd_load_chunk(s, c, chunk);
     ssd_relative_decays(chunk);
     ssd_chunk_output(s, c, state, chunk);
@@ -73,13 +73,13 @@ void ssd_in_order(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
       ssd_chunk_state(chunk, state, next);
       state = next;
     }
-    finish(c * Q, chunk.rows);
+    finish(i, c * Q, chunk.rows);
   }
 }
 
 /// One state, its chunks in parallel, a block of them at a time to bound the memory of their states.
-template <int P, class Prepare, class Finish>
-void ssd_together(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
+template <int P>
+void ssd_together(std::int64_t i, const SsdSequence& s, SsdHook prepare, SsdHook finish) {
   constexpr int Q = SsdChunk<P>::Q;
   const std::int64_t size = ssd_state_size(P), chunks = ssd_chunks(P, s.rows);
   const std::int64_t block = std::min<std::int64_t>(chunks, 4 * default_pool().threads());
@@ -93,7 +93,7 @@ void ssd_together(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
     const bool from_zero = first == 0 && s.initial_state == nullptr;
     parallel_for(count, [&](std::int64_t c) {
       auto& chunk = ssd_scratch<SsdChunk<P>>();
-      prepare((first + c) * Q, std::min<std::int64_t>(Q, s.rows - (first + c) * Q));
+      prepare(i, (first + c) * Q, std::min<std::int64_t>(Q, s.rows - (first + c) * Q));
       ssd_load_chunk(s, first + c, chunk);
       ssd_chunk_state(chunk, nullptr, before + (c + 1) * size);
       decays.data()[c] = chunk.decay;
@@ -109,7 +109,7 @@ void ssd_together(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
       ssd_relative_decays(chunk);
       ssd_chunk_output(s, first + c, state, chunk);
       ssd_keep_state(s, first + c, state, size);
-      finish((first + c) * Q, chunk.rows);
+      finish(i, (first + c) * Q, chunk.rows);
     });
     std::copy_n(before + count * size, size, before);
   }
@@ -120,40 +120,23 @@ void ssd_together(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
 
 /// All sequences of a batch; a sequence with rows 0 is left alone, its final state included. Before the
 /// kernel reads rows [first, first + count) of sequence i it calls prepare(i, first, count), and after having
-/// written their y, finish(i, first, count), both from any thread; they may change those rows.
-template <int P, class Prepare, class Finish>
-void ssd_forward(std::span<const SsdSequence> sequences, Prepare&& prepare, Finish&& finish) {
+/// written their y, finish(i, first, count); they may change those rows.
+template <int P>
+void ssd_forward(std::span<const SsdSequence> sequences, SsdHook prepare = {}, SsdHook finish = {}) {
   const auto count = static_cast<std::int64_t>(sequences.size());
-  const auto run = [&](std::int64_t i, auto&& kernel) {
-    const SsdSequence& s = sequences[static_cast<std::size_t>(i)];
-    if (s.rows > 0)
-      kernel(
-          s, [&](std::int64_t first, std::int64_t rows) { prepare(i, first, rows); },
-          [&](std::int64_t first, std::int64_t rows) { finish(i, first, rows); });
-  };
-  const auto in_order = [](const SsdSequence& s, auto&& before, auto&& after) {
-    if (s.rows <= detail::ssd_step_rows)
-      detail::ssd_steps<P>(s, before, after);
-    else
-      detail::ssd_in_order<P>(s, before, after);
-  };
   const bool enough_states = count >= default_pool().threads();
-  const auto alone = [&](std::int64_t i) {
-    return enough_states || ssd_chunks(P, sequences[static_cast<std::size_t>(i)].rows) <= 1;
-  };
+  const auto alone = [&](const SsdSequence& s) { return enough_states || ssd_chunks(P, s.rows) <= 1; };
   parallel_for(count, [&](std::int64_t i) {
-    if (alone(i)) run(i, in_order);
+    const SsdSequence& s = sequences[static_cast<std::size_t>(i)];
+    if (s.rows == 0 || !alone(s)) return;
+    if (s.rows <= detail::ssd_step_rows)
+      detail::ssd_steps<P>(i, s, prepare, finish);
+    else
+      detail::ssd_in_order<P>(i, s, prepare, finish);
   });
   for (std::int64_t i = 0; i < count; ++i)
-    if (!alone(i))
-      run(i, [](const SsdSequence& s, auto&& before, auto&& after) {
-        detail::ssd_together<P>(s, before, after);
-      });
-}
-template <int P>
-void ssd_forward(std::span<const SsdSequence> sequences) {
-  const auto nothing = [](std::int64_t, std::int64_t, std::int64_t) {};
-  ssd_forward<P>(sequences, nothing, nothing);
+    if (const SsdSequence& s = sequences[static_cast<std::size_t>(i)]; !alone(s))
+      detail::ssd_together<P>(i, s, prepare, finish);
 }
 
 }  // namespace RECURFORMER_ISA

@@ -323,9 +323,9 @@ void ssd_backward_chunk(const SsdSequence& s, const SsdGradient& g, std::int64_t
 /// Gradients of all sequences of a batch; gradients[i] belongs to sequences[i]. Chunks run from the last to
 /// the first: prepare(i, first, count) is called before the kernel reads rows [first, first + count) of dy,
 /// and finish(i, first, count) after it has written those rows of the gradients.
-template <int P, class Prepare, class Finish>
+template <int P>
 void ssd_backward(std::span<const SsdSequence> sequences, std::span<const SsdGradient> gradients,
-                  Prepare&& prepare, Finish&& finish) {
+                  SsdHook prepare = {}, SsdHook finish = {}) {
   constexpr int Q = ssd_chunk_rows(P);
   parallel_for(static_cast<std::int64_t>(sequences.size()), [&](std::int64_t i) {
     const SsdSequence& s = sequences[static_cast<std::size_t>(i)];

@@ -4,6 +4,7 @@
 // The arithmetic of one chunk of the SSD recurrence; ssd.hpp has the equations and puts chunks together.
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -42,6 +43,26 @@ struct SsdSequence {
   std::int64_t y_stride = 0;
   float* chunk_states =
       nullptr;  ///< (ssd_chunks, state): the state before every chunk, for backward; or null
+};
+
+/// What a caller does to rows of a sequence before or after a kernel works on them: f(i, first, count) for
+/// rows [first, first + count) of sequence i, called from any thread. Does not own f, which outlives the
+/// kernel's call. One indirect call a chunk keeps the kernels free of the caller's types, and compiled once.
+class SsdHook {
+ public:
+  SsdHook() = default;  ///< does nothing
+  template <class F>
+  requires std::invocable<const F&, std::int64_t, std::int64_t, std::int64_t> SsdHook(const F& f)
+      : context_(&f), call_([](const void* context, std::int64_t i, std::int64_t first, std::int64_t count) {
+          (*static_cast<const F*>(context))(i, first, count);
+        }) {}
+  void operator()(std::int64_t i, std::int64_t first, std::int64_t count) const {
+    if (call_ != nullptr) call_(context_, i, first, count);
+  }
+
+ private:
+  const void* context_ = nullptr;
+  void (*call_)(const void*, std::int64_t, std::int64_t, std::int64_t) = nullptr;
 };
 
 inline namespace RECURFORMER_ISA {

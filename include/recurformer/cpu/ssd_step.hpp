@@ -91,8 +91,8 @@ void ssd_step(const SsdSequence& s, std::int64_t t, float* state) {
 }
 
 /// All tokens of a sequence, one after the other.
-template <int P, class Prepare, class Finish>
-void ssd_steps(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
+template <int P>
+void ssd_steps(std::int64_t i, const SsdSequence& s, SsdHook prepare, SsdHook finish) {
   const std::int64_t size = ssd_state_size(P);
   struct State {
     alignas(64) float values[(P + 1) * P];
@@ -103,9 +103,9 @@ void ssd_steps(const SsdSequence& s, Prepare&& prepare, Finish&& finish) {
   else if (s.initial_state != state)
     std::copy_n(s.initial_state, size, state);
   if (s.chunk_states != nullptr) std::copy_n(state, size, s.chunk_states);
-  prepare(std::int64_t{0}, s.rows);
+  prepare(i, 0, s.rows);
   for (std::int64_t t = 0; t < s.rows; ++t) ssd_step<P>(s, t, state);
-  finish(std::int64_t{0}, s.rows);
+  finish(i, 0, s.rows);
 }
 
 }  // namespace detail

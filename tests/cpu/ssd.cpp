@@ -1,0 +1,356 @@
+// The SSD recurrence by itself: against the recurrence in double, one token after the other, forward and
+// backward, and against itself cut in other ways.
+
+#include "recurformer/cpu/ssd.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "recurformer/core/parallel.hpp"
+#include "recurformer/core/random.hpp"
+#include "recurformer/cpu/ssd_backward.hpp"
+
+namespace {
+
+using rf::cpu::SsdGradient;
+using rf::cpu::SsdSequence;
+constexpr float nan_poison = std::numeric_limits<float>::quiet_NaN();
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+/// One state's inputs; rows of q | k | v | Δ lie behind each other, with a column that nobody may touch.
+struct Case {
+  int d_head, heads;
+  std::int64_t rows, stride;
+  float rate = -0.7f;
+  std::vector<float> inputs, c0, c1, skip, state;
+
+  Case(int d, int h, std::int64_t n, std::uint64_t seed = 1)
+      : d_head(d), heads(h), rows(n), stride((h + 2) * d + 2), state(at((d + 1) * d)) {
+    rf::Random random(seed);
+    inputs.resize(at(rows * stride));
+    for (float& x : inputs) x = static_cast<float>(random.normal());
+    for (std::int64_t t = 0; t < rows; ++t) {
+      step(t) = static_cast<float>(random.uniform(0.0, 0.3));
+      inputs[at((t + 1) * stride - 1)] = nan_poison;
+    }
+    for (int i = 0; i < h; ++i) {
+      c0.push_back(static_cast<float>(random.normal()));
+      c1.push_back(static_cast<float>(random.normal() / std::sqrt(d)));
+    }
+    for (int i = 0; i < h * d; ++i) skip.push_back(static_cast<float>(random.normal()));
+    for (float& x : state) x = static_cast<float>(random.normal());
+  }
+  float& step(std::int64_t t) { return inputs[at((t + 1) * stride - 2)]; }
+  std::int64_t y_width() const { return std::int64_t{heads} * d_head; }
+
+  /// Rows [first, first + count); y is that of row `first`.
+  SsdSequence sequence(std::int64_t first, std::int64_t count, float* y) const {
+    const float* row = inputs.data() + first * stride;
+    return {.rows = count,
+            .heads = heads,
+            .q = row,
+            .k = row + heads * d_head,
+            .v = row + (heads + 1) * d_head,
+            .step = row + (heads + 2) * d_head,
+            .stride = stride,
+            .rate = rate,
+            .c0 = c0.data(),
+            .c1 = c1.data(),
+            .skip = skip.data(),
+            .y = y,
+            .y_stride = y_width()};
+  }
+};
+
+/// The recurrence, and its gradients by going back through it, in double.
+struct Exact {
+  std::vector<double> y, state;  // (rows, heads · d), the state behind the last row
+  std::vector<double> dq, dk, dv, d_step, d_c0, d_c1, d_skip;
+  double d_rate = 0;
+};
+
+Exact exact_recurrence(const Case& c, bool from_state, const std::vector<float>& dy = {}) {
+  const int d = c.d_head, heads = c.heads;
+  const std::int64_t size = (d + 1) * d;
+  Exact e;
+  std::vector<std::vector<double>> states(at(c.rows + 1), std::vector<double>(at(size), 0.0));
+  if (from_state) states[0].assign(c.state.begin(), c.state.end());
+  e.y.assign(at(c.rows * c.y_width()), 0.0);
+  const auto row = [&](std::int64_t t) { return c.inputs.data() + t * c.stride; };
+  const auto key = [&](std::int64_t t, int i) {
+    return i < d ? static_cast<double>(row(t)[heads * d + i]) : 1.0;
+  };
+  const auto value = [&](std::int64_t t, int j) { return static_cast<double>(row(t)[(heads + 1) * d + j]); };
+  const auto query = [&](std::int64_t t, int h, int i) {
+    return i < d ? static_cast<double>(c.c1[at(h)]) * static_cast<double>(row(t)[h * d + i])
+                 : static_cast<double>(c.c0[at(h)]);
+  };
+  const auto step = [&](std::int64_t t) { return static_cast<double>(row(t)[(heads + 2) * d]); };
+  const double rate = static_cast<double>(c.rate);
+  for (std::int64_t t = 0; t < c.rows; ++t) {
+    const auto& before = states[at(t)];
+    auto& s = states[at(t + 1)];
+    for (int i = 0; i <= d; ++i)
+      for (int j = 0; j < d; ++j)
+        s[at(i * d + j)] =
+            std::exp(step(t) * rate) * before[at(i * d + j)] + step(t) * key(t, i) * value(t, j);
+    for (int h = 0; h < heads; ++h)
+      for (int j = 0; j < d; ++j) {
+        double sum = static_cast<double>(c.skip[at(h * d + j)]) * value(t, j);
+        for (int i = 0; i <= d; ++i) sum += query(t, h, i) * s[at(i * d + j)];
+        e.y[at(t * c.y_width() + h * d + j)] = sum;
+      }
+  }
+  e.state = states.back();
+  if (dy.empty()) return e;
+  e.dq.assign(at(c.rows * heads * d), 0.0);
+  e.dk.assign(at(c.rows * d), 0.0);
+  e.dv.assign(at(c.rows * d), 0.0);
+  e.d_step.assign(at(c.rows), 0.0);
+  e.d_c0.assign(at(heads), 0.0);
+  e.d_c1.assign(at(heads), 0.0);
+  e.d_skip.assign(at(heads * d), 0.0);
+  std::vector<double> g(at(size), 0.0);  // gradient of the state behind row t
+  for (std::int64_t t = c.rows - 1; t >= 0; --t) {
+    const auto& s = states[at(t + 1)];
+    const auto& before = states[at(t)];
+    for (int h = 0; h < heads; ++h)
+      for (int j = 0; j < d; ++j) {
+        const double dy_j = static_cast<double>(dy[at(t * c.y_width() + h * d + j)]);
+        e.d_skip[at(h * d + j)] += dy_j * value(t, j);
+        e.dv[at(t * d + j)] += static_cast<double>(c.skip[at(h * d + j)]) * dy_j;
+        e.d_c0[at(h)] += s[at(d * d + j)] * dy_j;
+        for (int i = 0; i <= d; ++i) g[at(i * d + j)] += query(t, h, i) * dy_j;
+        for (int i = 0; i < d; ++i) {
+          e.dq[at((t * heads + h) * d + i)] += static_cast<double>(c.c1[at(h)]) * s[at(i * d + j)] * dy_j;
+          e.d_c1[at(h)] += static_cast<double>(row(t)[h * d + i]) * s[at(i * d + j)] * dy_j;
+        }
+      }
+    const double decay = std::exp(step(t) * rate);
+    double alpha = 0, written = 0;
+    for (int i = 0; i <= d; ++i)
+      for (int j = 0; j < d; ++j) {
+        const double g_ij = g[at(i * d + j)];
+        alpha += g_ij * decay * before[at(i * d + j)];
+        written += g_ij * key(t, i) * value(t, j);
+        if (i < d) e.dk[at(t * d + i)] += step(t) * g_ij * value(t, j);
+        e.dv[at(t * d + j)] += step(t) * key(t, i) * g_ij;
+        g[at(i * d + j)] = g_ij * decay;
+      }
+    e.d_step[at(t)] = written + rate * alpha;
+    e.d_rate += step(t) * alpha;
+  }
+  return e;
+}
+
+/// ‖got - want‖ / ‖want‖, or ‖got‖ where nothing was wanted; NaN counts as infinite.
+template <class Got>
+double error_of(const Got& got, const std::vector<double>& want) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    const double d = static_cast<double>(got[i]) - want[i];
+    error += d * d, norm += want[i] * want[i];
+  }
+  const double relative = std::sqrt(norm > 0 ? error / norm : error);
+  return relative <= 1e30 ? relative : 1e30;
+}
+
+struct Outputs {
+  std::vector<float> y, state;
+};
+
+/// Forward in pieces of `piece` rows; each goes on from the state that the one before left.
+template <int P>
+Outputs run_pieces(const Case& c, std::int64_t piece, bool from_state) {
+  Outputs out{std::vector<float>(at(c.rows * c.y_width()), nan_poison), c.state};
+  if (!from_state) std::fill(out.state.begin(), out.state.end(), 0.0f);
+  for (std::int64_t first = 0; first < c.rows; first += piece) {
+    SsdSequence s = c.sequence(first, std::min(piece, c.rows - first), out.y.data() + first * c.y_width());
+    s.initial_state = first > 0 || from_state ? out.state.data() : nullptr;
+    s.final_state = out.state.data();
+    rf::cpu::ssd_forward<P>(std::vector{s});
+  }
+  return out;
+}
+
+template <int P>
+void check_forward(const Case& c) {
+  const Exact with_past = exact_recurrence(c, true), without = exact_recurrence(c, false);
+  for (const std::int64_t piece : {c.rows, std::int64_t{37}, std::int64_t{1}}) {
+    CAPTURE(piece);
+    const Outputs from_past = run_pieces<P>(c, piece, true), from_zero = run_pieces<P>(c, piece, false);
+    CHECK(error_of(from_past.y, with_past.y) <= 1e-5);
+    CHECK(error_of(from_past.state, with_past.state) <= 1e-5);
+    CHECK(error_of(from_zero.y, without.y) <= 1e-5);
+    CHECK(error_of(from_zero.state, without.state) <= 1e-5);
+  }
+}
+
+struct Gradients {
+  std::vector<float> rows, d_skip;  // rows as the inputs lie
+  std::vector<double> d_c0, d_c1;
+  double d_rate = 0;
+};
+
+template <int P>
+Gradients run_backward(const Case& c, const std::vector<float>& dy) {
+  std::vector<float> y(dy.size()),
+      kept(at(rf::cpu::ssd_chunks(P, c.rows) * rf::cpu::ssd_state_size(P)), nan_poison);
+  SsdSequence s = c.sequence(0, c.rows, y.data());
+  s.chunk_states = kept.data();
+  rf::cpu::ssd_forward<P>(std::vector{s});
+  Gradients g{std::vector<float>(c.inputs.size(), nan_poison), std::vector<float>(c.skip.size()),
+              std::vector<double>(at(c.heads)), std::vector<double>(at(c.heads))};
+  const SsdGradient gradient{.chunk_states = kept.data(),
+                             .dy = dy.data(),
+                             .dy_stride = c.y_width(),
+                             .dq = g.rows.data(),
+                             .dk = g.rows.data() + c.heads * P,
+                             .dv = g.rows.data() + (c.heads + 1) * P,
+                             .d_step = g.rows.data() + (c.heads + 2) * P,
+                             .d_stride = c.stride,
+                             .d_rate = &g.d_rate,
+                             .d_c0 = g.d_c0.data(),
+                             .d_c1 = g.d_c1.data(),
+                             .d_skip = g.d_skip.data()};
+  rf::cpu::ssd_backward<P>(std::vector{s}, std::vector{gradient});
+  return g;
+}
+
+template <int P>
+void check_backward(const Case& c) {
+  rf::Random random(9);
+  std::vector<float> dy(at(c.rows * c.y_width()));
+  for (float& x : dy) x = static_cast<float>(random.normal());
+  const Exact e = exact_recurrence(c, false, dy);
+  const Gradients g = run_backward<P>(c, dy);
+  std::vector<float> dq, dk, dv, d_step;
+  for (std::int64_t t = 0; t < c.rows; ++t) {
+    const float* row = g.rows.data() + t * c.stride;
+    dq.insert(dq.end(), row, row + c.heads * P);
+    dk.insert(dk.end(), row + c.heads * P, row + (c.heads + 1) * P);
+    dv.insert(dv.end(), row + (c.heads + 1) * P, row + (c.heads + 2) * P);
+    d_step.push_back(row[(c.heads + 2) * P]);
+    CHECK(std::isnan(row[c.stride - 1]));
+  }
+  CHECK(error_of(dq, e.dq) <= 1e-5);
+  CHECK(error_of(dk, e.dk) <= 1e-5);
+  CHECK(error_of(dv, e.dv) <= 1e-5);
+  CHECK(error_of(d_step, e.d_step) <= 1e-5);
+  CHECK(error_of(g.d_c0, e.d_c0) <= 1e-5);
+  CHECK(error_of(g.d_c1, e.d_c1) <= 1e-5);
+  CHECK(error_of(g.d_skip, e.d_skip) <= 1e-5);
+  CHECK(error_of(std::vector{g.d_rate}, {e.d_rate}) <= 1e-5);
+}
+
+TEST_CASE("SSD forward: widths, heads and lengths that fill no tile") {
+  check_forward<16>(Case(16, 2, 1));
+  check_forward<16>(Case(16, 7, 70));
+  check_forward<80>(Case(80, 1, 131));
+  check_forward<80>(Case(80, 3, 64));
+}
+
+TEST_CASE("SSD backward: one token, one chunk, several, a ragged last one") {
+  check_backward<16>(Case(16, 2, 1));
+  check_backward<16>(Case(16, 1, 32));
+  check_backward<16>(Case(16, 3, 100));
+  check_backward<80>(Case(80, 2, 77));
+}
+
+TEST_CASE("SSD: decays near 1 and near 0, and both in one chunk") {
+  Case c(16, 2, 200);
+  SUBCASE("hardly any decay") {
+    for (std::int64_t t = 0; t < c.rows; ++t) c.step(t) = 1e-6f;
+  }
+  SUBCASE("hardly any step, as softplus(-50)") {
+    for (std::int64_t t = 0; t < c.rows; ++t) c.step(t) = 1.9e-22f;
+  }
+  SUBCASE("nothing is remembered, as softplus(50)") {
+    for (std::int64_t t = 0; t < c.rows; ++t) c.step(t) = 50.0f;
+  }
+  SUBCASE("steps of exactly 0") {
+    for (std::int64_t t = 0; t < c.rows; t += 2) c.step(t) = 0.0f;
+  }
+  SUBCASE("small steps behind huge ones") {  // A_i - A_j of the small ones must not drown in A
+    for (std::int64_t t = 0; t < c.rows; ++t) c.step(t) = t % 32 < 8 ? 3e4f : 0.01f;
+  }
+  SUBCASE("a decay too fast for a float") { c.rate = -1e30f; }
+  SUBCASE("no decay at all") { c.rate = 0.0f; }
+  check_forward<16>(c);
+  check_backward<16>(c);
+}
+
+TEST_CASE("SSD: a long sequence") {
+  Case c(16, 1, 5000);
+  for (std::int64_t t = 0; t < c.rows; ++t) c.step(t) *= 0.01f;
+  check_forward<16>(c);
+  check_backward<16>(c);
+}
+
+TEST_CASE("SSD: one long sequence gives the same bits on any number of threads") {
+  const Case c(16, 2, 1000);
+  std::vector<Outputs> runs;
+  std::vector<float> chunk_states[2];
+  for (const int threads : {1, 5}) {
+    rf::set_threads(threads);
+    runs.push_back(run_pieces<16>(c, 700, true));
+    runs.push_back(run_pieces<16>(c, 700, false));
+    auto& kept = chunk_states[threads == 1 ? 0 : 1];
+    kept.assign(at(rf::cpu::ssd_chunks(16, c.rows) * rf::cpu::ssd_state_size(16)), nan_poison);
+    std::vector<float> y(at(c.rows * c.y_width()));
+    SsdSequence s = c.sequence(0, c.rows, y.data());
+    s.chunk_states = kept.data();
+    rf::cpu::ssd_forward<16>(std::vector{s});
+  }
+  rf::set_threads(2);
+  for (const std::size_t i : {0, 1}) {
+    CHECK(runs[i].y == runs[i + 2].y);
+    CHECK(runs[i].state == runs[i + 2].state);
+  }
+  CHECK(chunk_states[0] == chunk_states[1]);
+}
+
+TEST_CASE(
+    "SSD: every row is prepared once before and finished once after, and empty sequences are left alone") {
+  const Case c(16, 1, 300);
+  for (const int threads : {1, 5}) {
+    rf::set_threads(threads);
+    std::vector<float> y(at(c.rows * c.y_width()), nan_poison), state(c.state.size(), 7.0f);
+    SsdSequence empty = c.sequence(0, 0, nullptr);
+    empty.initial_state = empty.final_state = state.data();
+    const std::vector work{empty, c.sequence(0, c.rows, y.data())};
+    std::vector<std::atomic<int>> prepared(at(c.rows)), finished(at(c.rows));
+    std::atomic<bool> ordered = true;
+    rf::cpu::ssd_forward<16>(
+        work,
+        [&](std::int64_t sequence, std::int64_t first, std::int64_t count) {
+          if (sequence != 1) ordered = false;
+          for (std::int64_t t = first; t < first + count; ++t) {
+            if (!std::isnan(y[at(t * c.y_width())])) ordered = false;
+            ++prepared[at(t)];
+          }
+        },
+        [&](std::int64_t sequence, std::int64_t first, std::int64_t count) {
+          if (sequence != 1) ordered = false;
+          for (std::int64_t t = first; t < first + count; ++t) {
+            if (std::isnan(y[at(t * c.y_width())])) ordered = false;
+            ++finished[at(t)];
+          }
+        });
+    CHECK(ordered);
+    CHECK(std::all_of(prepared.begin(), prepared.end(), [](const auto& n) { return n == 1; }));
+    CHECK(std::all_of(finished.begin(), finished.end(), [](const auto& n) { return n == 1; }));
+    CHECK(std::all_of(state.begin(), state.end(), [](float x) { return x == 7.0f; }));
+  }
+  rf::set_threads(2);
+}
+
+}  // namespace
