@@ -116,7 +116,7 @@ TEST_CASE("cache file: a loaded cache continues with the same bits") {
     CHECK(loaded.bytes() == saved.bytes());
     rf::save_cache(saved, folder / "a");
     rf::save_cache(loaded, folder / "b");
-    CHECK(rf::read_text_file(folder / "a") == rf::read_text_file(folder / "b"));
+    CHECK((rf::read_text_file(folder / "a") == rf::read_text_file(folder / "b")));
   }
 }
 
@@ -181,7 +181,7 @@ TEST_CASE("cache file: what is in it, whatever the order of kinds in the program
   Cache other = Reordered(shape, plan).make_cache({.sequences = 3, .max_rollback = 5});
   rf::load_cache(other, folder / "a");
   rf::save_cache(other, folder / "b");
-  CHECK(rf::read_text_file(folder / "a") == rf::read_text_file(folder / "b"));
+  CHECK((rf::read_text_file(folder / "a") == rf::read_text_file(folder / "b")));
 }
 
 TEST_CASE("cache file: a cache of another layout is refused, and says what differs") {
@@ -238,7 +238,7 @@ TEST_CASE("cache file: damaged files are refused and change nothing") {
     change_file(folder / "cache", folder / "changed", change);
     const std::string message = message_of<rf::FileError>([&] { rf::load_cache(cache, folder / "changed"); });
     rf::save_cache(cache, folder / "again");
-    CHECK(rf::read_text_file(folder / "again") == rf::read_text_file(folder / "cache"));
+    CHECK((rf::read_text_file(folder / "again") == rf::read_text_file(folder / "cache")));
     return message;
   };
   using Tensors = std::vector<Tensor>;

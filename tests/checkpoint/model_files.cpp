@@ -124,10 +124,10 @@ TEST_CASE("model files: a mixed model comes back bit for bit, and is written the
     Model loaded = rf::load_model<Model>(folder / "nested/a");
     CHECK(loaded.shape() == of_shape);
     CHECK(loaded.named_plan() == model.named_plan());
-    CHECK(parameter_bytes(loaded) == parameter_bytes(model));
+    CHECK((parameter_bytes(loaded) == parameter_bytes(model)));
     save(loaded, folder / "b");
     for (const std::string file : {"/model.safetensors", "/config.json"})
-      CHECK(rf::read_text_file(folder / "nested/a" + file) == rf::read_text_file(folder / "b" + file));
+      CHECK((rf::read_text_file(folder / "nested/a" + file) == rf::read_text_file(folder / "b" + file)));
   }
 }
 
@@ -219,7 +219,7 @@ TEST_CASE("model files: weights convert between the types, rounding once") {
   CHECK(file.tensor("model.norm.weight").dtype == DType::F32);
   CHECK(file.tensor("model.layers.0.self_attn.q_proj.weight").dtype == DType::BF16);
   auto again = rf::load_model<rf::Model<NarrowSpec>>(folder / "narrow");
-  CHECK(parameter_bytes(again) == parameter_bytes(narrow));
+  CHECK((parameter_bytes(again) == parameter_bytes(narrow)));
   rf::load_weights(model.weights(), folder / "narrow");
   CHECK(model.weights().embedding.data()[5] == float(narrow.weights().embedding.data()[5]));
 }
@@ -232,7 +232,7 @@ TEST_CASE("model files: what is missing, unknown or of another shape is named; n
     write_weights(folder.path().string(), shape, change);
     const std::string message =
         message_of<rf::FileError>([&] { rf::load_weights(model.weights(), folder.path().string()); });
-    CHECK(parameter_bytes(model) == before);
+    CHECK((parameter_bytes(model) == before));
     CHECK(message.starts_with(folder / "model.safetensors: "));
     return message;
   };
@@ -370,8 +370,8 @@ TEST_CASE("model files: a model that was compiled for one plan loads that plan o
   using Static = rf::Model<StaticSpec<Layer0, Layer1>>;
   Static loaded = rf::load_model<Static>(folder / "m");
   save(loaded, folder / "again");
-  CHECK(rf::read_text_file(folder / "again/model.safetensors") ==
-        rf::read_text_file(folder / "m/model.safetensors"));
+  CHECK((rf::read_text_file(folder / "again/model.safetensors") ==
+         rf::read_text_file(folder / "m/model.safetensors")));
 
   const auto error = [&]<class M>(M*) {
     return message_of<rf::FileError>([&] { rf::load_model<M>(folder / "m"); });
