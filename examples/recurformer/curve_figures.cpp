@@ -29,7 +29,7 @@ std::vector<Curve> loss_curves(const json& report) {
     for (const std::vector<double>& point : values::grid(curve, "/points"))
       if (point.size() >= 2 && std::isfinite(point[0]) && std::isfinite(point[1]))
         one.points.push_back({point[0], point[1]});
-    if (one.points.empty()) out.pop_back();
+    if (one.points.size() < 2) out.pop_back();
   }
   return out;
 }
@@ -39,11 +39,12 @@ std::vector<svg::Point> smoothed(const std::vector<svg::Point>& points) {
   const std::size_t reach = points.size() / 20;
   std::vector<svg::Point> out;
   for (std::size_t i = 0; i < points.size(); ++i) {
-    // The same reach on both sides, smaller near the ends, so that a slope stays where it is.
-    const std::size_t side = std::min({reach, i, points.size() - 1 - i});
+    // The same reach on both sides, smaller near the start, so that the steep beginning stays where it is; at
+    // the end the curve is flat and the figure that counts, so there only what comes before is averaged.
+    const std::size_t before = std::min(reach, i), after = std::min(before, points.size() - 1 - i);
     double sum = 0;
-    for (std::size_t j = i - side; j <= i + side; ++j) sum += points[j].y;
-    out.push_back({points[i].x, sum / static_cast<double>(2 * side + 1)});
+    for (std::size_t j = i - before; j <= i + after; ++j) sum += points[j].y;
+    out.push_back({points[i].x, sum / static_cast<double>(before + after + 1)});
   }
   return out;
 }
@@ -96,11 +97,19 @@ svg::Axis length_axis(const std::vector<double>& lengths) {
   return axis;
 }
 
-/// Powers of two times four, so that the labels are round in KiB and MiB.
+/// 65536 -> "64 KiB".
+std::string round_bytes(double value) {
+  std::string text = values::bytes(value);
+  if (const auto point = text.find('.'); point != std::string::npos)
+    text.erase(point, text.find(' ') - point);
+  return text;
+}
+
+/// Powers of four, so that the labels are round in KiB and MiB.
 svg::Axis bytes_axis(double low, double high) {
   double bottom = 1;
   while (bottom * 4 <= low) bottom *= 4;
-  svg::Axis axis{bottom, bottom, true, {}, "cache of one sequence", values::bytes};
+  svg::Axis axis{bottom, bottom, true, {}, "cache of one sequence", round_bytes};
   for (axis.ticks = {bottom}; axis.high < high; axis.ticks.push_back(axis.high)) axis.high *= 4;
   if (axis.ticks.size() == 1) axis.ticks.push_back(axis.high *= 4);
   return axis;

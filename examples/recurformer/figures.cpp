@@ -38,7 +38,7 @@ std::size_t widest(const Grid& grid) {
 struct HeatLayout {
   double cell_width, cell_height;
   std::size_t per_group;
-  double left = 74, top = 30, group_gap = 14, caption = 24;
+  double left = 74, top = 30, group_gap = 20, caption = 24;
 
   bool with_text() const { return cell_width >= 44; }
   double x(std::size_t head) const {
@@ -76,9 +76,9 @@ std::string heat_group(const HeatLayout& layout, std::size_t layer, std::size_t 
   if (replaced)
     out += svg::rectangle({x - 3, y - 3}, {width + 6, layout.cell_height + 6}, "class=\"replaced\"");
   if (!layout.with_text()) return out;
-  std::string caption = std::isnan(mean) ? "" : values::decimal(mean, 3);
-  if (width >= 100)
-    caption = (caption.empty() ? "" : "mean " + caption + " ") + (replaced ? "→ replaced" : "");
+  const std::string number = std::isnan(mean) ? "" : values::decimal(mean, 2);
+  std::string caption = width < 100 || number.empty() ? number : "mean " + number;
+  if (width >= 100 && replaced) caption += caption.empty() ? "replaced" : " · replaced";
   return out + svg::text({x + width / 2, y + layout.cell_height + 18}, caption,
                          {replaced ? "small strong" : "small"});
 }
@@ -121,7 +121,7 @@ std::string heat_map(const json& report) {
   }
   const double right = layout.x(columns - 1) + cell_width;
   const double height = std::max(layout.y(heads.size() - 1) + layout.cell_height - layout.top, 120.0);
-  body += colour_bar({right + 30, layout.top}, height);
+  body += colour_bar({right + 30, layout.top}, std::min(height, 320.0));
   return svg::drawing({right + 116, layout.top + height + 34}, "Recency ratio by layer and head", body);
 }
 
@@ -131,7 +131,7 @@ namespace {
 struct ProfilePanel {
   svg::Point corner;
   svg::Axis x, y;
-  static constexpr svg::Point size{116, 84};
+  static constexpr svg::Point size{112, 84};
 
   double across(double lag) const { return corner.x + std::min(1.0, x.fraction(lag + 1)) * size.x; }
   double down(double p) const { return corner.y + (1 - std::clamp(y.fraction(p), 0.0, 1.0)) * size.y; }
@@ -172,7 +172,7 @@ std::string profile_curve(const ProfilePanel& panel, const std::vector<double>& 
   return svg::polyline(points, replaced ? "p replaced-curve" : "p kept-curve");
 }
 
-/// Powers of ten around all positive probabilities, no more than six of them.
+/// Powers of ten around all positive probabilities, no more than five of them.
 svg::Axis probability_axis(const json& layers) {
   double low = 1, high = 0;
   for (const json& layer : layers)
@@ -183,7 +183,7 @@ svg::Axis probability_axis(const json& layers) {
       }
   if (!(high > 0)) return svg::logarithmic_axis(0.001, 1, "", [](double) { return std::string(); });
   high = std::pow(10.0, std::ceil(std::log10(high) - 1e-9));
-  low = std::max(std::pow(10.0, std::floor(std::log10(low) + 1e-9)), high * 1e-6);
+  low = std::max(std::pow(10.0, std::floor(std::log10(low) + 1e-9)), high * 1e-5);
   svg::Axis axis = svg::logarithmic_axis(low, std::max(high, 100 * low), "", [](double p) {
     return p >= 0.001 ? values::decimal(p, p >= 1      ? 0
                                            : p >= 0.1  ? 1
@@ -200,7 +200,7 @@ svg::Axis lag_axis(double longest) {
   svg::Axis axis{
       1, std::max(longest, 1.0) + 1, true, {}, "", [](double lag) { return values::decimal(lag, 0); }};
   for (const double lag : {0.0, 3.0, 15.0, 63.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0})
-    if (lag <= longest) axis.ticks.push_back(lag);
+    if (lag <= 0.9 * longest) axis.ticks.push_back(lag);
   return axis;
 }
 
@@ -221,11 +221,11 @@ std::string profiles(const json& report) {
   const double far_lag = values::number(report, "/settings/copy_lag").value_or(0) - 1;
   ProfilePanel panel{{}, lag_axis(longest), probability_axis(layers)};
 
-  constexpr svg::Point pitch{130, 116};
+  constexpr svg::Point pitch{132, 116};
   constexpr svg::Point first{66, 22};
   std::string body;
   for (std::size_t l = 0; l < layers.size(); ++l)
-    for (std::size_t h = 0; h < layers[l].size(); ++h) {
+    for (std::size_t h = 0; layers[l].is_array() && h < layers[l].size(); ++h) {
       panel.corner = {first.x + pitch.x * static_cast<double>(h), first.y + pitch.y * static_cast<double>(l)};
       const bool replaced = is_replaced(report, l, h / per_group);
       std::string title = "L" + std::to_string(l) + " H" + std::to_string(h);

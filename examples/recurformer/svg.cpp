@@ -149,8 +149,8 @@ Axis logarithmic_axis(double low, double high, std::string label,
 namespace {
 
 constexpr Point chart_size{528, 340};
-constexpr Point plot_corner{66, 34};
-constexpr Point plot_size{446, 250};
+constexpr Point plot_corner{74, 34};
+constexpr Point plot_size{438, 250};
 
 std::string marker(int style, Point at) {
   const std::string css = attribute("class", "m s" + std::to_string(style));
