@@ -121,10 +121,11 @@ RECURFORMER_INLINE void sum_rows(int rows, float* sums, F&& f) {
 }
 
 /// to[c][r] = from[r][c] for r < rows, c < columns; columns is a multiple of the vector width. Columns of
-/// `to` from `rows` up to the next multiple of the vector width become 0.
+/// `to` from `rows` up to the next multiple of chunk_row_block and of the vector width become 0.
 inline void chunk_transpose(const float* from, std::int64_t from_stride, int rows, int columns, float* to,
                             std::int64_t to_stride) {
-  for (int r = 0; r < rows; r += simd::width)
+  const int padded = (rows + chunk_row_block - 1) / chunk_row_block * chunk_row_block;
+  for (int r = 0; r < padded; r += simd::width)
     for (int c = 0; c < columns; c += simd::width) {
       simd::Vec block[simd::width];
 #pragma GCC unroll 16
