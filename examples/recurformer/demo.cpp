@@ -118,6 +118,7 @@ class Demo {
     rf::initialise(original_.weights(), options_.seed);
     rf::Trainer<Model> trainer(original_, {.steps = sizes_.original_steps, .rate = 2e-3});
     add_curve("original", train(trainer, data(0), "original"), false);
+    save(original_, options_.out + "/original");
   }
 
   void train_original_on() {
@@ -164,7 +165,6 @@ class Demo {
 
   /// What the report shows of the arm it is about: its plan, files, a sample, and growth with the context.
   void finish_main_arm(Model& model, const rf::Plan& plan) {
-    save(original_, options_.out + "/original");
     save(model, options_.out + "/recurformer");
     rf::write_analysis({.analysis = analysis_, .swap = {}, .swap_replacement = {}},
                        options_.out + "/analysis.json");

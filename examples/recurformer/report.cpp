@@ -62,7 +62,7 @@ std::string introduction(const json& report) {
   run += ", those with the highest recency ratio, and trained on";
   if (const Number tokens = values::number(report, "/settings/arm_tokens"))
     run += " for " + values::tokens(*tokens) + " tokens";
-  run += ". The same was done with rivals, on the same rows in the same order where they train.";
+  run += ". Its rivals were treated alike and stand beside it.";
   std::string out = "<h1>RecurFormer: recurrent heads in place of recency-aware attention</h1>\n<p>" +
                     escape(what + run) + "</p>\n";
   if (values::flag(report, "/settings/quick"))

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "recurformer/core/memory.hpp"
-#include "small_model.hpp"
+#include "support/small_model.hpp"
 
 namespace {
 

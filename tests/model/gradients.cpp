@@ -11,7 +11,7 @@
 #include "recurformer/reference/attention.hpp"
 #include "recurformer/reference/mamba.hpp"
 #include "recurformer/reference/mamba2.hpp"
-#include "small_model.hpp"
+#include "support/small_model.hpp"
 
 TEST_CASE("every parameter tensor of a hybrid model has the gradient that finite differences give") {
   for (const bool tied : {true, false}) {

@@ -10,7 +10,7 @@
 #include "recurformer/reference/attention.hpp"
 #include "recurformer/reference/mamba.hpp"
 #include "recurformer/reference/mamba2.hpp"
-#include "small_model.hpp"
+#include "support/small_model.hpp"
 
 namespace {
 

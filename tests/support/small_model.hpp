@@ -16,6 +16,7 @@
 #include "recurformer/spec/mamba.hpp"
 #include "recurformer/spec/mamba2.hpp"
 #include "recurformer/spec/streaming_attention.hpp"
+#include "recurformer/train/trainer.hpp"
 
 namespace small {
 
@@ -64,5 +65,9 @@ inline std::vector<rf::Token> tokens(std::int64_t count, std::uint64_t seed = 7)
 }
 
 }  // namespace small
+
+// Instantiated once, in small_model.cpp: the kernels of four mixers take most of a test's compile time.
+extern template class rf::Model<small::Spec>;
+extern template class rf::Trainer<small::Model>;
 
 #endif  // TESTS_SUPPORT_SMALL_MODEL_HPP

@@ -21,6 +21,16 @@ class Linear {
   Linear() = default;
   Linear(std::int64_t out, std::int64_t in) : out_(out), in_(in), values_(Dims<2>(out, in)) {}
 
+  /// A copy of a matrix that is not packed; copies of weights are never made by accident.
+  Linear clone() const {
+    check_row_major();
+    Linear copy;
+    copy.out_ = out_;
+    copy.in_ = in_;
+    copy.values_ = values_.clone();
+    return copy;
+  }
+
   std::int64_t out() const { return out_; }
   std::int64_t in() const { return in_; }
   std::int64_t size() const { return out_ * in_; }

@@ -191,6 +191,12 @@ class Model {
     return out;
   }
 
+  /// Rotary positions [0, positions).
+  const cpu::RopeTable& rope(std::int64_t positions) {
+    rope_.reserve(positions);
+    return rope_;
+  }
+
   /// Rows of the embedding matrix -> x (tokens, d_model). A token outside the vocabulary is an error.
   void embed(std::span<const Token> tokens, float* x) const {
     const std::int64_t d = shape().layer.d_model;

@@ -107,17 +107,17 @@ M convert_model(M& original, const Plan& plan, const ModelProfiles& profiles, st
   auto& to = out.weights();
   initialise(to, seed);
   const HeadShape shape = original.shape().layer.head_shape();
-  to.embedding = from.embedding;
-  to.head = from.head;
+  to.embedding = from.embedding.clone();
+  to.head = from.head.clone();
   to.final_norm = from.final_norm;
   for (std::size_t l = 0; l < to.layers.size(); ++l) {
     auto& source = from.layers[l];
     auto& target = to.layers[l];
     target.mixer_norm = source.mixer_norm;
     target.mlp_norm = source.mlp_norm;
-    target.output = source.output;
-    target.gate_up = source.gate_up;
-    target.down = source.down;
+    target.output = source.output.clone();
+    target.gate_up = source.gate_up.clone();
+    target.down = source.down.clone();
     target.for_each_run([&](std::size_t, auto& run) {
       using Mixer = typename std::remove_cvref_t<decltype(run)>::Mixer;
       for (std::size_t g = 0; g < run.groups.size(); ++g) {

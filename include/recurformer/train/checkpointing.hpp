@@ -21,8 +21,8 @@ template <class M>
 void save_training_state(Trainer<M>& trainer, const std::string& run, const std::string& path) {
   SafetensorsWriter writer;
   for (const auto& tensor : trainer.optimizer().state()) {
-    const std::int64_t shape[] = {static_cast<std::int64_t>(tensor.values.size())};
-    writer.add(tensor.name, shape, tensor.values.data());
+    const float* values = tensor.values.data();
+    writer.add(tensor.name, {static_cast<std::int64_t>(tensor.values.size())}, values);
   }
   writer.metadata("steps", text(trainer.steps()));
   writer.metadata("run", run);
