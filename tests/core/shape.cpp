@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -80,6 +82,9 @@ TEST_CASE("shape: text") {
   CHECK(rf::to_text(Dims<1>(5)) == "(5)");
   CHECK(rf::to_text(Extents<2, dynamic>(3)) == "(2, 3)");
   CHECK(rf::to_text(Dims<3>(0, 10, 200)) == "(0, 10, 200)");
+  CHECK(rf::to_text(Dims<8>(1, 2, 3, 4, 5, 6, 7, 8)) == "(1, 2, 3, 4, 5, 6, 7, 8)");
+  CHECK(rf::shape_text(std::array<std::int64_t, 9>{1, 2, 3, 4, 5, 6, 7, 8, 9}) ==
+        "(1, 2, 3, 4, 5, 6, 7, 8, ... 9 dimensions)");
 }
 
 TEST_CASE("shape: extents at run-time indices") {

@@ -181,6 +181,16 @@ TEST_CASE("tensor: moving takes the elements along, once") {
   CHECK(memory.live_bytes() == 5 * 4);
 }
 
+TEST_CASE("tensor: moving takes the memory resource along") {
+  CountingMemory first, second;
+  Tensor<int> a({3}, &first), b({5}, &second);
+  a = std::move(b);
+  CHECK(a.memory() == &second);
+  CHECK(first.live_bytes() == 0);
+  a = Tensor<int>();
+  CHECK(second.live_bytes() == 0);
+}
+
 TEST_CASE("tensor: a clone is deep, in the same memory or another") {
   CountingMemory first, second;
   Tensor<int, Dims<2>> a({2, 2}, &first);
