@@ -2,11 +2,15 @@
 
 #include <doctest/doctest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "recurformer/core/precision.hpp"
 #include "recurformer/reference/mamba.hpp"
+#include "support/error_message.hpp"
 #include "support/mixer_harness.hpp"
 
 namespace {
@@ -22,6 +26,16 @@ using Converted = Mamba<>;
 using Standard = Mamba<rf::ScanShape{.d_state = 11, .d_conv = 3, .dt_rank = 5}, rf::standard_mamba>;
 // More states than one pass over time holds.
 using Large = Mamba<rf::ScanShape{.d_state = 18, .d_conv = 2}>;
+
+/// States stored in bfloat16 between calls.
+struct SmallState {
+  using Weight = float;
+  using Cache = float;
+  using State = rf::bf16;
+  using Accumulator = float;
+  static constexpr std::string_view name = "small state";
+};
+static_assert(rf::Precision<SmallState>);
 
 template <class Mixer>
 using Harness = MixerHarness<Mixer, Fp32, Widths>;
@@ -57,6 +71,30 @@ TEST_CASE("Mamba: the same bits for any number of threads; sequences do not see 
   Harness<Standard> split(Standard{},
                           {.shape = {.d_model = 8, .d_head = 80}, .groups = {2}, .lengths = {130}});
   split.check_threads();
+}
+
+TEST_CASE("Mamba: step sizes from e^-50 to 50 and huge inputs") {
+  Harness<Converted> harness(Converted{}, {.groups = {1}, .lengths = {20, 3}, .scale = 30.0});
+  // local parameters: conv weight, conv bias, x_proj weight and bias, dt_proj weight and bias, …
+  std::vector<float>& dt_bias = harness.local[5];
+  for (std::size_t i = 0; i < dt_bias.size(); ++i)
+    dt_bias[i] = i % 3 == 0 ? 50.0f : i % 3 == 1 ? -50.0f : 0.5f;
+  for (float& weight : harness.local[4]) weight *= 0.01f;  // so that the inputs do not undo it
+  harness.check_forward();
+  harness.check_backward();
+}
+
+TEST_CASE("Mamba: states stored in bfloat16 between calls") {
+  // Rounding every token's state by up to 2^-9 of itself; nothing is rounded within a call.
+  MixerHarness<Converted, SmallState, Widths> harness(Converted{},
+                                                      {.lengths = {12, 0, 5}, .tolerance = 2e-2});
+  harness.check_forward();
+}
+
+TEST_CASE("Mamba: a width that was not instantiated is refused") {
+  Harness<Converted> harness(Converted{}, {.shape = {.d_model = 8, .d_head = 32}});
+  CHECK(rf::test::contains(rf::test::message_of<rf::ArgumentError>([&] { harness.run_without_cache(); }),
+                           "d_head 32 was not instantiated; this build has 16 80"));
 }
 
 }  // namespace

@@ -1,0 +1,244 @@
+// The selective scan on the CPU, alone and as whole Mamba heads (convolution, projections, scan, gate),
+// forward and backward. What limits it is the exponential of every state, so each line prints
+//
+//   token_channels  tokens · channels per second
+//   of_exponentials time that nothing but the decays' exponentials take, measured here, over the time it took
+//   of_bytes        time to move the inputs and outputs once at the read bandwidth, over the time it took
+//
+// Backward computes the same number of exponentials, once.
+
+#include "recurformer/cpu/selective_scan.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "ceilings.hpp"
+#include "recurformer/core/precision.hpp"
+#include "recurformer/core/random.hpp"
+#include "recurformer/cpu/mamba_mixer.hpp"
+#include "recurformer/cpu/selective_scan_backward.hpp"
+
+namespace {
+
+using rf::cpu::SelectiveScan, rf::cpu::SelectiveScanGradient;
+
+constexpr int states = 16;
+
+/// Decays of `steps` tokens of one vector of channels, summed up: all work of a scan but the scan.
+[[gnu::noinline]] void exponentials(const float* rates, const float* delta, std::int64_t steps) {
+  rf::simd::Vec sums[4] = {};
+  for (std::int64_t t = 0; t < steps; ++t) {
+    const rf::simd::Vec step = rf::simd::load(delta + t % 64 * rf::simd::width);
+#pragma GCC unroll 16
+    for (int n = 0; n < states; ++n)
+      sums[n % 4] += rf::cpu::exp2_decay(step * rf::simd::load(rates + n * rf::simd::width));
+  }
+  rf::benchmarks::detail::keep(rf::simd::reduce_add(sums[0] + sums[1] + sums[2] + sums[3]));
+}
+
+/// Token-channels per second that the exponentials allow on all threads of the pool.
+double exponential_ceiling() {
+  static const double value = [] {
+    constexpr std::int64_t steps = 20'000;
+    std::vector<float> rates(states * rf::simd::width, -0.7f), delta(64 * rf::simd::width, 0.3f);
+    const int threads = rf::default_pool().threads();
+    const double seconds = rf::benchmarks::fastest(40, [&] {
+      rf::parallel_for(threads, [&](std::int64_t) { exponentials(rates.data(), delta.data(), steps); });
+    });
+    return static_cast<double>(threads * steps * rf::simd::width) / seconds;
+  }();
+  return value;
+}
+
+std::vector<float> uniform(std::int64_t count, double low, double high) {
+  rf::Random random(static_cast<std::uint64_t>(count));
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = static_cast<float>(random.uniform(low, high));
+  return values;
+}
+
+/// One scan with its gradients' memory.
+class Work {
+ public:
+  Work(std::int64_t channels, std::int64_t rows)
+      : x_(uniform(rows * channels, -1, 1)),
+        delta_(uniform(rows * channels, 0.01, 0.3)),
+        coefficients_(uniform(rows * 2 * states, -1, 1)),
+        a_(uniform(states * channels, -3, -0.01)),
+        skip_(uniform(channels, -1, 1)),
+        y_(x_.size()),
+        d_x_(x_.size()),
+        d_delta_(x_.size()),
+        d_coefficients_(coefficients_.size()),
+        state_(a_.size()),
+        d_state_(a_.size()),
+        d_a_(a_.size()),
+        d_skip_(skip_.size()),
+        chunk_states_(static_cast<std::size_t>(rf::cpu::scan_chunks(rows)) * a_.size()) {
+    scan = {.rows = rows,
+            .channels = channels,
+            .x = {x_.data(), channels},
+            .delta = {delta_.data(), channels},
+            .b = {coefficients_.data(), 2 * states},
+            .c = {coefficients_.data() + states, 2 * states},
+            .a = a_.data(),
+            .skip = skip_.data(),
+            .y = {y_.data(), channels},
+            .state = state_.data(),
+            .chunk_states = nullptr};
+    gradient = {.forward = scan,
+                .d_y = {y_.data(), channels},
+                .d_x = {d_x_.data(), channels},
+                .d_delta = {d_delta_.data(), channels},
+                .d_b = {d_coefficients_.data(), 2 * states},
+                .d_c = {d_coefficients_.data() + states, 2 * states},
+                .d_state = d_state_.data(),
+                .d_a = d_a_.data(),
+                .d_skip = d_skip_.data()};
+    gradient.forward.chunk_states = chunk_states_.data();
+    rf::cpu::selective_scan<states>(gradient.forward);
+  }
+
+  SelectiveScan scan;
+  SelectiveScanGradient gradient;
+
+ private:
+  std::vector<float> x_, delta_, coefficients_, a_, skip_, y_, d_x_, d_delta_, d_coefficients_;
+  std::vector<float> state_, d_state_, d_a_, d_skip_, chunk_states_;
+};
+
+/// A layer of independent heads, d_head wide, one sequence.
+class Heads {
+ public:
+  using Mixer = rf::Mamba<>;
+  using Kernel = rf::cpu::MixerKernel<Mixer>;
+  using Widths = std::integer_sequence<int, 64, 128>;
+
+  Heads(int d_head, int heads, std::int64_t rows)
+      : shape_{.d_model = d_head, .d_head = d_head},
+        sequences_{{.first_row = 0, .rows = rows, .position = 0}},
+        projected_(uniform(rows * 2 * heads * d_head, -1, 1)),
+        out_(static_cast<std::size_t>(rows * heads * d_head), 0.1f),
+        d_out_(out_),
+        d_projected_(projected_.size()),
+        saved_(static_cast<std::size_t>(Kernel::saved_size(Mixer{}, shape_, heads, sequences_))) {
+    rf::Random random(1);
+    for (int i = 0; i < heads; ++i) groups_.push_back(i);
+    for (const rf::ParameterSpec& parameter : Mixer{}.parameters(shape_)) {
+      if (parameter.role != rf::Role::local) continue;
+      auto& values = local_.emplace_back(static_cast<std::size_t>(heads * parameter.slice.size()));
+      const auto size = static_cast<std::size_t>(parameter.slice.size());
+      for (std::size_t i = 0; i < values.size(); i += size)
+        parameter.initialise(std::span(values).subspan(i, size), shape_, random);
+      d_local_.emplace_back(values.size());
+    }
+    for (auto& values : local_) pointers_.push_back(values.data());
+    for (auto& values : d_local_) d_pointers_.push_back(values.data());
+    forward(true);
+  }
+
+  void forward(bool save) {
+    const std::int64_t width = static_cast<std::int64_t>(groups_.size()) * shape_.d_head;
+    Kernel::forward<rf::Fp32, Widths>(Mixer{}, {.shape = shape_,
+                                                .groups = groups_,
+                                                .sequences = sequences_,
+                                                .projected = {projected_.data(), 2 * width},
+                                                .local = pointers_,
+                                                .out = {out_.data(), width},
+                                                .saved = save ? saved_.data() : nullptr});
+  }
+  void backward() {
+    const std::int64_t width = static_cast<std::int64_t>(groups_.size()) * shape_.d_head;
+    Kernel::backward<rf::Fp32, Widths>(Mixer{}, {.shape = shape_,
+                                                 .groups = groups_,
+                                                 .sequences = sequences_,
+                                                 .projected = {projected_.data(), 2 * width},
+                                                 .local = pointers_,
+                                                 .saved = saved_.data(),
+                                                 .out = {out_.data(), width},
+                                                 .d_out = {d_out_.data(), width},
+                                                 .d_projected = {d_projected_.data(), 2 * width},
+                                                 .d_local = d_pointers_});
+  }
+
+ private:
+  rf::HeadShape shape_;
+  std::vector<rf::SequenceRows> sequences_;
+  std::vector<int> groups_;
+  std::vector<float> projected_, out_, d_out_, d_projected_, saved_;
+  std::vector<std::vector<float>> local_, d_local_;
+  std::vector<const float*> pointers_;
+  std::vector<float*> d_pointers_;
+};
+
+/// Adds the counters; floats_moved: inputs and outputs of one iteration.
+void report(benchmark::State& state, double token_channels, double floats_moved) {
+  const auto iterations = static_cast<double>(state.iterations());
+  const auto rate = [&](double value) {
+    return benchmark::Counter(value * iterations, benchmark::Counter::kIsRate);
+  };
+  state.counters["token_channels"] = rate(token_channels);
+  state.counters["of_exponentials"] = rate(token_channels / exponential_ceiling());
+  state.counters["of_bytes"] = rate(4 * floats_moved / rf::benchmarks::read_bandwidth());
+}
+
+void scan_forward(benchmark::State& state) {
+  const auto channels = state.range(0), rows = state.range(1);
+  Work work(channels, rows);
+  for (auto _ : state) rf::cpu::selective_scan<states>(work.scan);
+  const auto tokens = static_cast<double>(rows), width = static_cast<double>(channels);
+  report(state, tokens * width, tokens * (3 * width + 2 * states));
+}
+
+void scan_backward(benchmark::State& state) {
+  const auto channels = state.range(0), rows = state.range(1);
+  Work work(channels, rows);
+  for (auto _ : state) rf::cpu::selective_scan_backward<states>(work.gradient);
+  const auto tokens = static_cast<double>(rows), width = static_cast<double>(channels);
+  constexpr double saved = static_cast<double>(states) / rf::cpu::scan_chunk;
+  report(state, tokens * width, tokens * ((5 + saved) * width + 4 * states));
+}
+
+void heads_forward(benchmark::State& state) {
+  const auto d_head = state.range(0), heads = state.range(1), rows = state.range(2);
+  Heads work(static_cast<int>(d_head), static_cast<int>(heads), rows);
+  for (auto _ : state) work.forward(false);
+  const auto token_channels = static_cast<double>(rows * d_head * heads);
+  report(state, token_channels, 3 * token_channels);
+}
+
+void heads_backward(benchmark::State& state) {
+  const auto d_head = state.range(0), heads = state.range(1), rows = state.range(2);
+  Heads work(static_cast<int>(d_head), static_cast<int>(heads), rows);
+  for (auto _ : state) work.backward();
+  const auto token_channels = static_cast<double>(rows * d_head * heads);
+  constexpr double saved = static_cast<double>(states) / rf::cpu::scan_chunk;
+  report(state, token_channels, (5 + saved) * token_channels);
+}
+
+/// channels, tokens
+void scan_sizes(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Args({64, 1024})->Args({64, 16384})->Args({512, 4096})->Args({2048, 1024})->Args({2048, 16384});
+  benchmark->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+BENCHMARK(scan_forward)->Apply(scan_sizes);
+BENCHMARK(scan_backward)->Apply(scan_sizes);
+
+/// d_head, heads, tokens
+void head_sizes(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Args({64, 8, 1024})->Args({64, 8, 16384})->Args({128, 16, 2048});
+  benchmark->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+BENCHMARK(heads_forward)->Apply(head_sizes);
+BENCHMARK(heads_backward)->Apply(head_sizes);
+// one head only: its channels are shared among the threads
+BENCHMARK(heads_forward)->Args({128, 1, 4096})->Unit(benchmark::kMillisecond)->UseRealTime();
+
+}  // namespace
+
+BENCHMARK_MAIN();
