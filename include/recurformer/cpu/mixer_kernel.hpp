@@ -61,7 +61,7 @@ struct CacheView {
   }
 };
 
-/// Asks attention for what the recency analysis needs, per query and head (see plan/recency.hpp). Rows are
+/// Asks attention for what the recency analysis needs, per query and head (see plan/analysis.hpp). Rows are
 /// those of the batch; each array is (rows, heads of the layer) with rows `stride` apart, or null.
 struct AttentionProbe {
   std::int64_t stride = 0;            ///< floats from one row of the arrays to the next

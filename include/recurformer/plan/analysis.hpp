@@ -21,8 +21,10 @@
 #include <vector>
 
 #include "recurformer/core/error.hpp"
+#include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention_profile.hpp"
 #include "recurformer/eval/byte_text.hpp"
+#include "recurformer/math/distance_profile.hpp"
 #include "recurformer/model/model.hpp"
 #include "recurformer/plan/select.hpp"
 #include "recurformer/plan/transfer.hpp"
@@ -113,7 +115,8 @@ class Analyser {
     std::vector<cpu::AttentionProbe> probes;
     for (std::size_t l = 0; l < layers; ++l) {
       for (std::size_t i = 0; i < 4; ++i) masses_[l * 4 + i].reserve(static_cast<std::size_t>(rows * heads));
-      probes.push_back({.window = options_.window,
+      probes.push_back({.stride = heads,
+                        .window = options_.window,
                         .sink = options_.sink,
                         .recent_mass = masses_[l * 4].data(),
                         .sink_mass = masses_[l * 4 + 1].data(),
@@ -147,7 +150,7 @@ class Analyser {
       auto& heads = out.heads.emplace_back();
       for (const HeadSums& sums : layer)
         heads.push_back({sums.recency.result(), sums.sink_free.result(), sums.sink.result(), sums.queries,
-                         sums.skipped, sums.profile.result()});
+                         sums.skipped, sums.profile.profile()});
     }
     return out;
   }
@@ -168,13 +171,48 @@ class Analyser {
   struct HeadSums {
     Moments recency, sink_free, sink;
     std::int64_t queries = 0, skipped = 0;
-    cpu::ProfileSums profile;
+    DistanceSums profile;
   };
 
   bool is_attention(std::size_t layer, std::size_t head) const {
     const int group = static_cast<int>(head) / model_.shape().layer.queries_per_group;
     return attention_kinds_[static_cast<std::size_t>(
         model_.plan().kind_of_group[layer][static_cast<std::size_t>(group)])];
+  }
+
+  /// Profiles of every attention head, the sequences of a head one after the other.
+  void add_profiles(std::span<const SequenceRows> sequences, const std::vector<cpu::AttentionProbe>& probes) {
+    const LayerShape& shape = model_.shape().layer;
+    const HeadShape head_shape = shape.head_shape();
+    for (std::size_t l = 0; l < sums_.size(); ++l)
+      model_.weights().layers[l].for_each_run([&]<class K>(std::size_t index, const RunWeights<K>& run) {
+        if constexpr (reuses_attention_weights<typename K::Mixer>) {
+          const std::int64_t width = run.width(head_shape),
+                             stride = width * static_cast<std::int64_t>(run.groups.size());
+          const std::int64_t queries = head_shape.queries_per_group;
+          parallel_for(static_cast<std::int64_t>(run.groups.size()) * queries, [&](std::int64_t item) {
+            const std::int64_t g = item / queries, query = item % queries;
+            const std::int64_t head = run.groups[static_cast<std::size_t>(g)] * queries + query;
+            const float* group = tape_.layers[l].heads.projected[index].data() + g * width;  // q | k | v
+            std::vector<double> mass;
+            for (const SequenceRows& sequence : sequences) {
+              mass.resize(static_cast<std::size_t>(sequence.rows));
+              const float* rows = group + sequence.first_row * stride;
+              cpu::attention_profile(
+                  {.rows = sequence.rows,
+                   .d_head = shape.d_head,
+                   .q = rows + query * shape.d_head,
+                   .q_stride = stride,
+                   .k = rows + queries * shape.d_head,
+                   .k_stride = stride,
+                   .log_sum_exp = probes[l].log_sum_exp + sequence.first_row * shape.heads() + head,
+                   .log_sum_exp_stride = shape.heads()},
+                  mass);
+              sums_[l][static_cast<std::size_t>(head)].profile.add(mass);
+            }
+          });
+        }
+      });
   }
 
   void add_sequence(std::size_t layer, const SequenceRows& sequence, const cpu::AttentionProbe& probe) {

@@ -26,12 +26,12 @@ using GroupScores = std::vector<std::vector<double>>;
 
 /// How many groups are replaced, and which may not be. Every limit that is given holds.
 struct Selection {
-  std::optional<double> threshold = {};          ///< only groups with at least this score
-  std::optional<double> fraction = {};           ///< at most this share of all groups, 0 to 1
-  bool fraction_per_layer = false;          ///< the share is of each layer's groups instead of the model's
-  std::optional<std::int64_t> cache_bytes = {};  ///< replace until the cache fits …
-  std::int64_t context = 65536;             ///< … at this many tokens
-  std::vector<int> kept_layers = {};             ///< layers that stay as they are
+  std::optional<double> threshold = {};  ///< only groups with at least this score
+  std::optional<double> fraction = {};   ///< at most this share of all groups, 0 to 1
+  bool fraction_per_layer = false;       ///< the share is of each layer's groups instead of the model's
+  std::optional<std::int64_t> cache_bytes = {};       ///< replace until the cache fits …
+  std::int64_t context = 65536;                       ///< … at this many tokens
+  std::vector<int> kept_layers = {};                  ///< layers that stay as they are
   std::vector<std::pair<int, int>> kept_groups = {};  ///< (layer, group) that stay
 };
 

@@ -9,25 +9,19 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "recurformer/core/error.hpp"
 #include "recurformer/math/activation.hpp"
+#include "recurformer/math/distance_profile.hpp"
 #include "recurformer/math/least_squares.hpp"
 #include "recurformer/spec/mamba.hpp"
 #include "recurformer/spec/mamba2.hpp"
 
 namespace rf {
-
-/// Where one head looks: the mean probability at each lag. Entry i covers lags [lag[i], lag[i] + lags[i]);
-/// probability is that of a single lag, averaged over the entry.
-struct DistanceProfile {
-  std::vector<double> lag;
-  std::vector<double> lags;
-  std::vector<double> probability;
-};
 
 /// The attention group that is replaced: weights in float, row-major; biases empty where the model has none.
 struct AttentionGroup {
