@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "recurformer/core/random.hpp"
+
 namespace {
 
 rf::ParameterRef ref(std::vector<float>& values, bool decay = true) {

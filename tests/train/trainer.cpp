@@ -110,7 +110,7 @@ TEST_CASE("the divergence to a teacher is zero for the teacher itself, and its g
   CHECK(std::abs(trainer.step(batch).divergence) < 1e-6);
 
   auto student = small::model(small::attention_plan(), true, 2);
-  rf::Trainer<small::Model> pulling(student, {.steps = 40, .rate = 5e-3, .divergence_weight = 10.0},
+  rf::Trainer<small::Model> pulling(student, {.steps = 40, .rate = 5e-3, .divergence_weight = 100.0},
                                     &original);
   const double first = pulling.step(batch).divergence;
   double last = 0;
