@@ -209,7 +209,7 @@ TEST_CASE("selective_scan continues where it stopped, bit for bit, and saves the
   CHECK(same_bits(whole.y_rows(), cut.y_rows()));
 
   SelectiveScan saved = saving.scan();
-  saved.chunk_states = saving.chunk_states.data();
+  saved.chunk_states = {saving.chunk_states.data(), saving.channels};
   rf::cpu::selective_scan<16>(saved);
   CHECK(saving.intact());
   CHECK(same_bits(whole.y_rows(), saving.y_rows()));
@@ -258,7 +258,7 @@ template <int States>
 Gradients gradients(const Problem& problem, const Doubles& d_y_weights, const Doubles& d_last) {
   Call call(problem);
   SelectiveScan scan = call.scan();
-  scan.chunk_states = call.chunk_states.data();
+  scan.chunk_states = {call.chunk_states.data(), call.channels};
   rf::cpu::selective_scan<States>(scan);
   const std::int64_t rows = call.rows, channels = call.channels;
   std::vector<float> d_y(d_y_weights.begin(), d_y_weights.end());

@@ -27,7 +27,7 @@ namespace rf {
 struct ModelShape {
   int vocabulary = 0;
   int layers = 0;
-  LayerShape layer;
+  LayerShape layer = {};
   bool tied_embeddings = false;  ///< logits use the embedding matrix
 
   friend constexpr bool operator==(const ModelShape&, const ModelShape&) = default;

@@ -1,0 +1,120 @@
+#include "recurformer/model/layer.hpp"
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cmath>
+
+#include "recurformer/cpu/attention_mixer.hpp"
+#include "recurformer/cpu/mamba_mixer.hpp"
+#include "recurformer/model/model.hpp"
+#include "recurformer/model/reference_model.hpp"
+#include "recurformer/reference/attention.hpp"
+#include "recurformer/reference/mamba.hpp"
+#include "recurformer/spec/attention.hpp"
+#include "recurformer/spec/mamba.hpp"
+
+namespace {
+
+template <class AttentionPrecision, class MambaPrecision, class LayerPrecision>
+struct Hybrid {
+  static constexpr rf::LayerShape shape{
+      .d_model = 40, .d_head = 16, .kv_groups = 3, .queries_per_group = 2, .d_ff = 52};
+  using Precision = LayerPrecision;
+  using Runs = rf::Runs<rf::Run<1, rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, AttentionPrecision>,
+                        rf::Run<2, rf::Mamba<>, MambaPrecision>>;
+  static constexpr std::array order{2, 0, 1};
+};
+using Plain = Hybrid<rf::Fp32, rf::Fp32, rf::Fp32>;
+using Mixed = Hybrid<rf::Bf16, rf::Fp16, rf::Bf16>;
+
+template <class Spec>
+struct Static {
+  static constexpr rf::ModelShape shape{.vocabulary = 20, .tied_embeddings = false};
+  using Layers = rf::Layers<Spec, Spec>;
+};
+struct Dynamic {
+  using Kinds = Plain::Runs::Kinds;
+  using Precision = rf::Fp32;
+  using Widths = std::integer_sequence<int, 16>;
+};
+
+std::vector<rf::Token> tokens(std::size_t count) {
+  std::vector<rf::Token> out;
+  rf::Random random(2);
+  for (std::size_t i = 0; i < count; ++i) out.push_back(static_cast<rf::Token>(random.below(20)));
+  return out;
+}
+
+template <class M>
+std::vector<float> last_logits(M& model, std::size_t count) {
+  auto cache = model.make_cache();
+  const auto logits = model.next_logits(tokens(count), cache);
+  return {logits.begin(), logits.end()};
+}
+
+}  // namespace
+
+TEST_CASE("a layer of a user's own program computes its definition, prefilling and decoding") {
+  auto weights = rf::Layer<Plain>::make_weights();
+  rf::Random random(5);
+  weights.for_each_run([&](std::size_t, auto& run) {
+    rf::for_each_group_slice(run, Plain::shape.head_shape(),
+                             [&](const rf::ParameterSpec& spec, std::size_t, float* data) {
+                               for (std::int64_t i = 0; i < spec.group_size(Plain::shape.head_shape()); ++i)
+                                 data[i] = static_cast<float>(0.2 * random.normal());
+                             });
+  });
+  for (auto* matrix : {&weights.output, &weights.gate_up, &weights.down})
+    for (std::int64_t i = 0; i < matrix->size(); ++i)
+      matrix->data()[i] = static_cast<float>(0.2 * random.normal());
+  rf::Layer<Plain> layer(std::move(weights));
+
+  std::vector<double> expected(23 * 40);
+  rf::Tensor<float, rf::Dims<2>> x(rf::Dims<2>(23, 40));
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    expected[i] = x.data()[i] = static_cast<float>(random.normal());
+  rf::reference::forward_layer(layer.weights(), Plain::shape, expected);
+  auto cache = layer.make_cache();
+  layer.prefill(x.view().slice(0, 0, 20), cache);
+  for (std::int64_t row = 20; row < 23; ++row) layer.decode(x.view().slice(0, row, row + 1), cache);
+  CHECK(cache.length() == 23);
+  double worst = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    worst = std::max(worst, std::abs(expected[i] - static_cast<double>(x.data()[i])));
+  CHECK(worst < 1e-4);
+  rf::Tensor<float, rf::Dims<2>> wrong(rf::Dims<2>(2, 39));
+  CHECK_THROWS_AS(layer.prefill(wrong.view(), cache), rf::ArgumentError);
+}
+
+TEST_CASE("counts known at compile time and counts known at run time give the same bits") {
+  rf::Model<Static<Plain>> fixed;
+  rf::initialise(fixed.weights(), 9);
+  rf::Model<Dynamic> dynamic(fixed.shape(), fixed.named_plan());
+  rf::initialise(dynamic.weights(), 9);
+  CHECK(fixed.plan().kind_of_group == std::vector<std::vector<int>>{{1, 1, 0}, {1, 1, 0}});
+  CHECK(last_logits(fixed, 40) == last_logits(dynamic, 40));
+}
+
+TEST_CASE("every run has its own precision, and the layer another") {
+  rf::Model<Static<Mixed>> mixed;
+  rf::initialise(mixed.weights(), 9);
+  rf::Model<Static<Plain>> plain;
+  rf::initialise(plain.weights(), 9);
+  // The same numbers, rounded: the reference reads the rounded ones, so only caches and arithmetic differ.
+  const auto sequence = tokens(40);
+  const auto expected = rf::reference::logits(mixed.weights(), sequence);
+  const auto logits = last_logits(mixed, 40);
+  double worst = 0, scale = 0;
+  for (std::size_t i = 0; i < 20; ++i) {
+    worst = std::max(worst, std::abs(expected[39 * 20 + i] - static_cast<double>(logits[i])));
+    scale = std::max(scale, std::abs(expected[39 * 20 + i]));
+  }
+  CHECK(worst < 0.02 * scale);  // bf16 keys and values: 8 bits
+  CHECK(last_logits(plain, 40) != logits);
+  std::int64_t keys = 0;
+  const auto items = mixed.make_cache().items();
+  CHECK(mixed.cache_layout().bytes(256) < plain.cache_layout().bytes(256));
+  for (const auto& item : mixed.cache_layout().items(256)) keys += item.field == "key" ? item.bytes : 0;
+  CHECK(keys == 2 * 256 * 16 * 2);  // two layers, one group, bf16
+}
