@@ -73,10 +73,11 @@ class DecodeSplit {
 
   void add_keys(const T* keys, const T* values, std::int64_t stride, const KeyRange& range) {
     const auto count = static_cast<int>(range.size());
-    in_query_blocks([&](auto block, int q) { score<block()>(q, keys, stride, count); });
+    in_query_blocks([&](auto block, int q) { score<block()>(q, keys, values, stride, count); });
     hide(range);
     for (int q = 0; q < count_; ++q) weigh(q, count);
-    in_query_blocks([&](auto block, int q) { add_values<block()>(q, values, stride, count); });
+    in_query_blocks(
+        [&](auto block, int q) { add_values<block()>(q, values, keys + count * stride, stride, count); });
   }
 
   /// Calls f(number of queries as a constant, first of them) for all queries in blocks of 4, 2 and 1.
@@ -89,25 +90,27 @@ class DecodeSplit {
   }
 
   /// scores_[q …][key] of `Queries` queries: width / Queries keys at a time, so that their sums over lanes
-  /// are one transposing reduction of `width` vectors.
+  /// are one transposing reduction of `width` vectors. Key after key from front to back, which is the order
+  /// that the hardware's prefetcher sees as a stream.
   template <int Queries>
-  void score(int q, const T* keys, std::int64_t stride, int count) {
+  void score(int q, const T* keys, const T* values, std::int64_t stride, int count) {
     using namespace simd;
     constexpr int rows = width / Queries;
     for (int k = 0; k < count; k += rows) {
-      const T* row[rows];
-      for (int j = 0; j < rows; ++j) row[j] = keys + std::min(k + j, count - 1) * stride;
-      Vec sums[width] = {};
-      for (int d = 0; d < D; d += width) {
-        Vec query[Queries];
-#pragma GCC unroll 4
-        for (int i = 0; i < Queries; ++i) query[i] = load(queries_[q + i] + d);
+      Vec sums[width];
 #pragma GCC unroll 16
-        for (int j = 0; j < rows; ++j) {
-          const Vec key = load(row[j] + d);
+      for (int j = 0; j < rows; ++j) {
+        const std::int64_t at = std::min(k + j, count - 1) * stride;
+        if (q == 0) prefetch(values + at);
+        Vec dot[Queries] = {};
+#pragma GCC unroll 16
+        for (int d = 0; d < D; d += width) {
+          const Vec key = load(keys + at + d);
 #pragma GCC unroll 4
-          for (int i = 0; i < Queries; ++i) sums[i * rows + j] += key * query[i];
+          for (int i = 0; i < Queries; ++i) dot[i] += key * load(queries_[q + i] + d);
         }
+#pragma GCC unroll 4
+        for (int i = 0; i < Queries; ++i) sums[i * rows + j] = dot[i];
       }
       alignas(64) float dots[width];
       store(dots, reduce_each(sums));
@@ -150,7 +153,7 @@ class DecodeSplit {
 
   /// Adds weighted values to the outputs of `Queries` queries, a panel of the head's elements at a time.
   template <int Queries>
-  void add_values(int q, const T* values, std::int64_t stride, int count) {
+  void add_values(int q, const T* values, const T* next_keys, std::int64_t stride, int count) {
     using namespace simd;
     constexpr int panel = panel_vectors(tile::vector_registers / 2 / Queries);
     for (int d = 0; d < D; d += panel * width) {
@@ -161,6 +164,7 @@ class DecodeSplit {
         for (int v = 0; v < panel; ++v) sums[i][v] = load(result_.output[q + i] + d + v * width);
       for (int k = 0; k < count; ++k) {
         const T* row = values + k * stride + d;
+        if (q == 0 && d == 0) prefetch(next_keys + k * stride);
 #pragma GCC unroll 16
         for (int v = 0; v < panel; ++v) {
           const Vec value = load(row + v * width);
@@ -173,6 +177,14 @@ class DecodeSplit {
 #pragma GCC unroll 16
         for (int v = 0; v < panel; ++v) store(result_.output[q + i] + d + v * width, sums[i][v]);
     }
+  }
+
+  /// Asks for a row that is needed in the next phase: values while keys are read, the next keys while values
+  /// are, so that memory works through both. Into the second level: the first is full with this phase's rows.
+  static void prefetch(const T* row) {
+#pragma GCC unroll 16
+    for (std::size_t byte = 0; byte < D * sizeof(T); byte += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
   }
 
   /// The largest divisor of the head's vectors that is at most `most`.
