@@ -1,0 +1,46 @@
+#include "recurformer/eval/evaluate.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <string>
+
+#include "recurformer/eval/copy.hpp"
+#include "recurformer/eval/mqar.hpp"
+#include "support/small_model.hpp"
+
+namespace {
+
+small::Model byte_model() {
+  auto shape = small::shape();
+  shape.vocabulary = 256;
+  return {shape, small::attention_plan()};
+}
+
+}  // namespace
+
+TEST_CASE("a model of zeros needs eight bits per byte and recalls nothing on purpose") {
+  auto model = byte_model();  // all logits are 0
+  std::string document;
+  for (int i = 0; i < 4000; ++i) document += "some text " + std::to_string(i);
+  const rf::ByteText text(std::vector<std::string>{document});
+  const auto score = rf::evaluate_text(model, text, 32, 1000);
+  CHECK(score.bits_per_byte == doctest::Approx(8.0).epsilon(1e-6));
+  CHECK(score.bytes == 32 * text.held_out_rows(32));
+  CHECK(rf::evaluate_text(model, text, 32, 3).bytes == 96);
+  CHECK_THROWS_AS(rf::evaluate_text(model, text, 1 << 20, 1), rf::ArgumentError);
+  CHECK(rf::evaluate_task(model, rf::CopyTask{.row_length = 40, .lag = 10}, 8, 0).correct ==
+        0);  // it always says byte 0
+  CHECK(rf::evaluate_task(model, rf::MqarTask{.row_length = 64, .pairs = 4}, 8, 0, rf::Scoring::whole_answers)
+            .total == 32);
+}
+
+TEST_CASE("tasks are scored at the positions they name, the same every time") {
+  auto model = byte_model();
+  rf::initialise(model.weights(), 3);
+  const rf::CopyTask task{.row_length = 40, .lag = 10};
+  const auto score = rf::evaluate_task(model, task, 300, 5);
+  CHECK(score.total == 300 * 31);
+  const auto again = rf::evaluate_task(model, task, 300, 5);
+  CHECK(score.correct == again.correct);
+}
