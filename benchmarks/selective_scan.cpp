@@ -90,7 +90,7 @@ class Work {
             .skip = skip_.data(),
             .y = {y_.data(), channels},
             .state = state_.data(),
-            .chunk_states = nullptr};
+            .chunk_states = {}};
     gradient = {.forward = scan,
                 .d_y = {y_.data(), channels},
                 .d_x = {d_x_.data(), channels},
@@ -100,7 +100,7 @@ class Work {
                 .d_state = d_state_.data(),
                 .d_a = d_a_.data(),
                 .d_skip = d_skip_.data()};
-    gradient.forward.chunk_states = chunk_states_.data();
+    gradient.forward.chunk_states = {chunk_states_.data(), channels};
     rf::cpu::selective_scan<states>(gradient.forward);
   }
 

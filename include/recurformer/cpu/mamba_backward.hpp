@@ -160,7 +160,6 @@ class MambaBackward {
                                                                       .a = head.a,
                                                                       .skip = head.skip,
                                                                       .state = state,
-                                                                      .state_stride = d,
                                                                       .y = {memory.inputs.y, d},
                                                                       .d_y = {memory.d_y, d},
                                                                       .d_x = {memory.d_p, d},

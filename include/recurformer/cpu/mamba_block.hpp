@@ -14,10 +14,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 
 #include "recurformer/cpu/mixer_kernel.hpp"
+#include "recurformer/cpu/scratch.hpp"
 #include "recurformer/spec/mamba.hpp"
 #include "recurformer/tile/simd.hpp"
 #include "recurformer/tile/transpose.hpp"
@@ -33,28 +33,6 @@ namespace detail {
 constexpr std::int64_t round_up(std::int64_t x, std::int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }
-
-/// Floats for the working memory of one iteration, each piece starting at a cache line.
-class Scratch {
- public:
-  /// Room for pieces that need `floats` in all, each piece rounded up to 16 by take().
-  explicit Scratch(std::int64_t floats)
-      : memory_(std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(floats + line))) {
-    void* start = memory_.get();
-    std::size_t space = static_cast<std::size_t>(floats + line) * sizeof(float);
-    next_ = static_cast<float*>(std::align(line * sizeof(float), 1, start, space));
-  }
-  float* take(std::int64_t floats) {
-    float* piece = next_;
-    next_ += round_up(floats, line);
-    return piece;
-  }
-  static constexpr std::int64_t line = 16;
-
- private:
-  std::unique_ptr<float[]> memory_;
-  float* next_ = nullptr;
-};
 
 /// Positions of Mamba's local parameters in declared order.
 template <class Mixer>

@@ -164,7 +164,7 @@ class MambaForward {
            .skip = head.skip,
            .y = {block.y, d},
            .state = state,
-           .chunk_states = at.saved ? at.saved + t / scan_chunk * size_.states * d : nullptr},
+           .chunk_states = {at.saved ? at.saved + t / scan_chunk * size_.states * d : nullptr, d}},
           first, last);
       for (std::int64_t i = 0; i < count; ++i) {
         const float* z = at.z.row(t + i);

@@ -16,6 +16,7 @@
 #include "recurformer/core/error.hpp"
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/mixer_kernel.hpp"
+#include "recurformer/cpu/scratch.hpp"
 #include "recurformer/tile/simd.hpp"
 
 namespace rf::cpu {
@@ -32,16 +33,17 @@ constexpr std::int64_t scan_chunks(std::int64_t rows) { return (rows + scan_chun
 /// One scan over `rows` tokens of one sequence.
 struct SelectiveScan {
   std::int64_t rows = 0;
-  std::int64_t channels = 0;      ///< a multiple of scan_channel_multiple
-  RowsView<const float> x;        ///< (rows, channels)
-  RowsView<const float> delta;    ///< (rows, channels), >= 0
-  RowsView<const float> b;        ///< (rows, d_state)
-  RowsView<const float> c;        ///< (rows, d_state)
-  const float* a = nullptr;       ///< (d_state, channels), < 0
-  const float* skip = nullptr;    ///< (channels), D
-  RowsView<float> y;              ///< (rows, channels), written
-  float* state = nullptr;         ///< (d_state, channels): before the first token, then after the last
-  float* chunk_states = nullptr;  ///< (scan_chunks(rows), d_state, channels): before each chunk; or null
+  std::int64_t channels = 0;    ///< a multiple of scan_channel_multiple
+  RowsView<const float> x;      ///< (rows, channels)
+  RowsView<const float> delta;  ///< (rows, channels), >= 0
+  RowsView<const float> b;      ///< (rows, d_state)
+  RowsView<const float> c;      ///< (rows, d_state)
+  const float* a = nullptr;     ///< (d_state, channels), < 0
+  const float* skip = nullptr;  ///< (channels), D
+  RowsView<float> y;            ///< (rows, channels), written
+  float* state = nullptr;       ///< (d_state, channels): before the first token, then after the last
+  /// (scan_chunks(rows) · d_state, channels): the states before each chunk, written unless data is null
+  RowsView<float> chunk_states = {};
 };
 
 inline namespace RECURFORMER_ISA {
@@ -110,14 +112,13 @@ void scan_passes(const SelectiveScan& scan, std::int64_t channel, std::int64_t b
 /// Scans the channels [first_channel, end_channel), multiples of scan_channel_multiple, on this thread.
 template <int States>
 void scan_channels(const SelectiveScan& scan, std::int64_t first_channel, std::int64_t end_channel) {
-  const std::int64_t step = scan.chunk_states ? scan_chunk : scan.rows;
+  const bool save = scan.chunk_states.data != nullptr;
+  const std::int64_t step = save ? scan_chunk : scan.rows;
   for (std::int64_t channel = first_channel; channel < end_channel; channel += simd::width)
     for (std::int64_t begin = 0; begin < scan.rows; begin += step) {
-      if (scan.chunk_states) {
-        float* saved = scan.chunk_states + begin / scan_chunk * States * scan.channels + channel;
-        for (int n = 0; n < States; ++n)
-          simd::store(saved + n * scan.channels, simd::load(scan.state + n * scan.channels + channel));
-      }
+      for (int n = 0; save && n < States; ++n)
+        simd::store(scan.chunk_states.row(begin / scan_chunk * States + n) + channel,
+                    simd::load(scan.state + n * scan.channels + channel));
       detail::scan_passes<0, States>(scan, channel, begin, std::min(begin + step, scan.rows));
     }
 }
@@ -128,12 +129,64 @@ inline void check_channels(std::int64_t channels) {
         " channels; allowed are multiples of ", scan_channel_multiple, ", pad with zeros");
 }
 
+namespace detail {
+
+/// Channels and tokens that a scan works on at a time, copied together: in a wide matrix, pieces of 64 bytes
+/// that are a power of two apart would evict each other from the first cache.
+inline constexpr std::int64_t scan_slice_channels = 64;
+inline constexpr std::int64_t scan_slice_rows = 64;
+
+inline void copy_rows(RowsView<const float> from, RowsView<float> to, std::int64_t rows, std::int64_t count) {
+  for (std::int64_t i = 0; i < rows; ++i) std::copy_n(from.row(i), count, to.row(i));
+}
+
+/// At most scan_slice_channels channels of a scan, all tokens.
+template <int States>
+void scan_slice(const SelectiveScan& scan, std::int64_t first, std::int64_t channels) {
+  const std::int64_t rows = std::min(scan_slice_rows, scan.rows);
+  Scratch scratch((2 * States + 3 * rows) * channels);
+  const auto take = [&](std::int64_t count) {
+    return RowsView<float>{scratch.take(count * channels), channels};
+  };
+  const RowsView<float> a = take(States), state = take(States);
+  const RowsView<float> x = take(rows), delta = take(rows), y = take(rows);
+  copy_rows({scan.a + first, scan.channels}, a, States, channels);
+  copy_rows({scan.state + first, scan.channels}, state, States, channels);
+  for (std::int64_t row = 0; row < scan.rows; row += rows) {
+    const std::int64_t count = std::min(rows, scan.rows - row);
+    copy_rows({scan.x.row(row) + first, scan.x.stride}, x, count, channels);
+    copy_rows({scan.delta.row(row) + first, scan.delta.stride}, delta, count, channels);
+    RowsView<float> saved = scan.chunk_states;
+    if (saved.data) saved.data = saved.row(row / scan_chunk * States) + first;
+    scan_channels<States>({.rows = count,
+                           .channels = channels,
+                           .x = {x.data, channels},
+                           .delta = {delta.data, channels},
+                           .b = {scan.b.row(row), scan.b.stride},
+                           .c = {scan.c.row(row), scan.c.stride},
+                           .a = a.data,
+                           .skip = scan.skip + first,
+                           .y = y,
+                           .state = state.data,
+                           .chunk_states = saved},
+                          0, channels);
+    copy_rows({y.data, channels}, {scan.y.row(row) + first, scan.y.stride}, count, channels);
+  }
+  copy_rows({state.data, channels}, {scan.state + first, scan.channels}, States, channels);
+}
+
+}  // namespace detail
+
 /// The whole scan on the process-wide pool, parallel over channels.
 template <int States>
 void selective_scan(const SelectiveScan& scan) {
   check_channels(scan.channels);
-  parallel_for(scan.channels / scan_channel_multiple, [&](std::int64_t i) {
-    scan_channels<States>(scan, i * scan_channel_multiple, (i + 1) * scan_channel_multiple);
+  const std::int64_t vectors = scan.channels / scan_channel_multiple;
+  const std::int64_t fewest = (scan.channels + detail::scan_slice_channels - 1) / detail::scan_slice_channels;
+  const std::int64_t slices = std::max(fewest, std::min<std::int64_t>(vectors, default_pool().threads()));
+  parallel_for(slices, [&](std::int64_t i) {
+    const std::int64_t first = i * vectors / slices, end = (i + 1) * vectors / slices;
+    detail::scan_slice<States>(scan, first * scan_channel_multiple, (end - first) * scan_channel_multiple);
   });
 }
 

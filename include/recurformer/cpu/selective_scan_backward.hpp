@@ -32,7 +32,6 @@ struct ScanChunk {
   const float* a = nullptr;        ///< (d_state, channels)
   const float* skip = nullptr;     ///< (channels)
   const float* state = nullptr;    ///< (d_state, channels) before the chunk
-  std::int64_t state_stride = 0;   ///< from one state to the next in a, state, d_state and d_a
   RowsView<float> y;               ///< (rows, channels), written
   RowsView<const float> d_y;       ///< (rows, channels)
   RowsView<float> d_x, d_delta;    ///< (rows, channels), written
@@ -73,7 +72,7 @@ void replay_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory<
   simd::Vec s[Count];
 #pragma GCC unroll 16
   for (int n = 0; n < Count; ++n) {
-    s[n] = simd::load(chunk.state + (First + n) * chunk.state_stride + channel);
+    s[n] = simd::load(chunk.state + (First + n) * chunk.channels + channel);
     simd::store(memory.state[0][n], s[n]);
   }
   for (std::int64_t t = 0; t < chunk.rows; ++t) {
@@ -88,7 +87,7 @@ void replay_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory<
 #pragma GCC unroll 16
     for (int n = 0; n < Count; ++n) {
       const simd::Vec decay =
-          exp2_decay(exponent * simd::load(chunk.a + (First + n) * chunk.state_stride + channel));
+          exp2_decay(exponent * simd::load(chunk.a + (First + n) * chunk.channels + channel));
       s[n] = decay * s[n] + input * b[n];
       sum += s[n] * c[n];
       simd::store(memory.decay[t][n], decay);
@@ -104,8 +103,8 @@ void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory
   simd::Vec carry[Count], d_a[Count];
 #pragma GCC unroll 16
   for (int n = 0; n < Count; ++n) {
-    carry[n] = simd::load(chunk.d_state + (First + n) * chunk.state_stride + channel);
-    d_a[n] = simd::load(chunk.d_a + (First + n) * chunk.state_stride + channel);
+    carry[n] = simd::load(chunk.d_state + (First + n) * chunk.channels + channel);
+    d_a[n] = simd::load(chunk.d_a + (First + n) * chunk.channels + channel);
   }
   for (std::int64_t t = chunk.rows - 1; t >= 0; --t) {
     const simd::Vec x = simd::load(chunk.x.row(t) + channel);
@@ -125,7 +124,7 @@ void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory
       d_input += g * b[n];
       carry[n] = g * simd::load(memory.decay[t][n]);
       const simd::Vec d_decay = carry[n] * simd::load(memory.state[t][n]);
-      d_exponent += d_decay * simd::load(chunk.a + (First + n) * chunk.state_stride + channel);
+      d_exponent += d_decay * simd::load(chunk.a + (First + n) * chunk.channels + channel);
       d_a[n] += d_decay * delta;
     }
     float* d_x = chunk.d_x.row(t) + channel;
@@ -137,8 +136,8 @@ void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory
   }
 #pragma GCC unroll 16
   for (int n = 0; n < Count; ++n) {
-    simd::store(chunk.d_state + (First + n) * chunk.state_stride + channel, carry[n]);
-    simd::store(chunk.d_a + (First + n) * chunk.state_stride + channel, d_a[n]);
+    simd::store(chunk.d_state + (First + n) * chunk.channels + channel, carry[n]);
+    simd::store(chunk.d_a + (First + n) * chunk.channels + channel, d_a[n]);
   }
 }
 
@@ -193,36 +192,54 @@ namespace detail {
 /// Channels that share one partial sum of dB and dC.
 inline constexpr std::int64_t scan_gradient_slice = 128;
 
-/// Channels [first, first + channels) of all chunks, d_b and d_c (rows, States) of these channels.
+/// Channels [first, first + channels) of all chunks, each copied together as in scan_slice(); d_b and d_c
+/// (rows, States) of these channels.
 template <int States>
 void scan_slice_backward(const SelectiveScanGradient& g, std::int64_t first, std::int64_t channels,
                          float* d_b, float* d_c) {
   const SelectiveScan& f = g.forward;
-  std::vector<float> y(static_cast<std::size_t>(scan_chunk * channels));  // computed, not asked for
-  const std::int64_t states = States * f.channels;
+  Scratch scratch((4 * States + 6 * scan_chunk) * channels);
+  const auto take = [&](std::int64_t count) {
+    return RowsView<float>{scratch.take(count * channels), channels};
+  };
+  const auto states = [&](float* of) { return RowsView<float>{of + first, f.channels}; };
+  const auto read_only = [](RowsView<float> view) { return RowsView<const float>{view.data, view.stride}; };
+  const RowsView<float> a = take(States), state = take(States), d_state = take(States), d_a = take(States);
+  const RowsView<float> x = take(scan_chunk), delta = take(scan_chunk), d_y = take(scan_chunk);
+  const RowsView<float> y = take(scan_chunk), d_x = take(scan_chunk), d_delta = take(scan_chunk);
+  copy_rows({f.a + first, f.channels}, a, States, channels);
+  copy_rows(read_only(states(g.d_state)), d_state, States, channels);
+  copy_rows(read_only(states(g.d_a)), d_a, States, channels);
   for (std::int64_t index = scan_chunks(f.rows) - 1; index >= 0; --index) {
-    const std::int64_t row = index * scan_chunk;
-    const auto at = [&](auto rows) { return decltype(rows){rows.row(row) + first, rows.stride}; };
-    scan_chunk_backward<States>({.rows = std::min(scan_chunk, f.rows - row),
+    const std::int64_t row = index * scan_chunk, rows = std::min(scan_chunk, f.rows - row);
+    const auto from = [&](auto view) { return decltype(view){view.row(row) + first, view.stride}; };
+    copy_rows(from(f.x), x, rows, channels);
+    copy_rows(from(f.delta), delta, rows, channels);
+    copy_rows(from(g.d_y), d_y, rows, channels);
+    copy_rows({f.chunk_states.row(index * States) + first, f.chunk_states.stride}, state, States, channels);
+    scan_chunk_backward<States>({.rows = rows,
                                  .channels = channels,
-                                 .x = at(f.x),
-                                 .delta = at(f.delta),
+                                 .x = read_only(x),
+                                 .delta = read_only(delta),
                                  .b = {f.b.row(row), f.b.stride},
                                  .c = {f.c.row(row), f.c.stride},
-                                 .a = f.a + first,
+                                 .a = a.data,
                                  .skip = f.skip + first,
-                                 .state = f.chunk_states + index * states + first,
-                                 .state_stride = f.channels,
-                                 .y = {y.data(), channels},
-                                 .d_y = at(g.d_y),
-                                 .d_x = at(g.d_x),
-                                 .d_delta = at(g.d_delta),
+                                 .state = state.data,
+                                 .y = y,
+                                 .d_y = read_only(d_y),
+                                 .d_x = d_x,
+                                 .d_delta = d_delta,
                                  .d_b = {d_b + row * States, States},
                                  .d_c = {d_c + row * States, States},
-                                 .d_state = g.d_state + first,
-                                 .d_a = g.d_a + first,
+                                 .d_state = d_state.data,
+                                 .d_a = d_a.data,
                                  .d_skip = g.d_skip + first});
+    copy_rows(read_only(d_x), from(g.d_x), rows, channels);
+    copy_rows(read_only(d_delta), from(g.d_delta), rows, channels);
   }
+  copy_rows(read_only(d_state), states(g.d_state), States, channels);
+  copy_rows(read_only(d_a), states(g.d_a), States, channels);
 }
 
 }  // namespace detail

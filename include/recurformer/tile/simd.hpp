@@ -12,6 +12,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "recurformer/core/config.hpp"
 #if RECURFORMER_VECTOR_WIDTH > 4
@@ -198,21 +199,31 @@ RECURFORMER_INLINE void store_n(T* p, Vec v, N n) {
     store_partial(p, v, n);
 }
 
+namespace detail {
+/// Lane i becomes lane i + Step, those behind the last one start over.
+template <int Step, int... Lane>
+RECURFORMER_INLINE Vec rotated(Vec v, std::integer_sequence<int, Lane...>) {
+  return __builtin_shufflevector(v, v, ((Lane + Step) % width)...);
+}
+/// Combines the lower half of 2·Step lanes with the upper one, and so on down to one: in registers, because
+/// through memory the halves would wait for each other's stores.
+template <int Step, class F>
+RECURFORMER_INLINE float fold_lanes(Vec v, F combine) {
+  v = combine(v, rotated<Step>(v, std::make_integer_sequence<int, width>{}));
+  if constexpr (Step > 1)
+    return fold_lanes<Step / 2>(v, combine);
+  else
+    return v[0];
+}
+}  // namespace detail
+
 /// Sum of the lanes, in a fixed (pairwise) order.
 RECURFORMER_INLINE float reduce_add(Vec v) {
-  float lane[width];
-  std::memcpy(lane, &v, sizeof lane);
-  for (int step = width / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
-  return lane[0];
+  return detail::fold_lanes<width / 2>(v, [](Vec a, Vec b) { return a + b; });
 }
 /// Largest lane.
 RECURFORMER_INLINE float reduce_max(Vec v) {
-  float lane[width];
-  std::memcpy(lane, &v, sizeof lane);
-  for (int step = width / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lane[i] = lane[i] > lane[i + step] ? lane[i] : lane[i + step];
-  return lane[0];
+  return detail::fold_lanes<width / 2>(v, [](Vec a, Vec b) { return max(a, b); });
 }
 
 /// 2^x; exactly 0 below -126, infinity from 128. Relative error <= 1.5e-7 (degree-6 polynomial on [-1/2,
@@ -292,8 +303,8 @@ RECURFORMER_INLINE Vec log(Vec x) {
 RECURFORMER_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 /// x · sigmoid(x); 0 for finite x below -88.72. Relative error <= 2.5e-7 above -87.
 RECURFORMER_INLINE Vec silu(Vec x) { return x * sigmoid(x); }
-/// log(1 + e^x) without overflow: max(x, 0) + log1p(t), t = e^-|x| in [0, 1], log1p(t) = t times a polynomial.
-/// Relative error <= 3e-7 above -87; 0 below -87.33.
+/// log(1 + e^x) without overflow: max(x, 0) + log1p(t), t = e^-|x| in [0, 1], log1p(t) = t times a
+/// polynomial. Relative error <= 3e-7 above -87; 0 below -87.33.
 RECURFORMER_INLINE Vec softplus(Vec x) {
   const Vec t = exp(-abs(x));
   Vec y = broadcast(5.232691764831543e-3f);
