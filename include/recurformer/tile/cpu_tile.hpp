@@ -120,7 +120,7 @@ RowValues<Rows> zip(const RowValues<Rows>& a, const RowValues<Rows>& b, F f) {
 }
 
 /// 2^x for x <= 0: the polynomial of simd::exp2 without its guards for large x. Exactly 0 from -127 down,
-/// -infinity included; NaN stays NaN. Relative error <= 2e-7 for x >= -126.
+/// -infinity included; NaN stays NaN. Relative error <= 2.5e-7 for x >= -126.
 RECURFORMER_INLINE simd::Vec exp2_nonpositive(simd::Vec x) {
   using namespace simd;
   // 1.5·2^23 rounds to an integer, + 127 leaves the exponent field of 2^n in the low bits
