@@ -55,13 +55,14 @@ Model made(const rf::Plan& of_plan = plan, const rf::ModelShape& of_shape = shap
   return model;
 }
 
-std::vector<Token> tokens(std::size_t count, int start) {
+std::vector<Token> tokens(std::size_t count, std::size_t start) {
   std::vector<Token> out(count);
-  for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<Token>((i * i + 5 * i) % 17 + start) % 17;
+  for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<Token>((i * i + 5 * i + start) % 17);
   return out;
 }
 
-std::vector<float> feed(Model& model, Cache& cache, std::int64_t sequence, std::size_t count, int start) {
+std::vector<float> feed(Model& model, Cache& cache, std::int64_t sequence, std::size_t count,
+                        std::size_t start) {
   const auto logits = model.next_logits(tokens(count, start), cache, sequence);
   return {logits.begin(), logits.end()};
 }
@@ -110,7 +111,7 @@ TEST_CASE("cache file: a loaded cache continues with the same bits") {
     for (const std::int64_t sequence : {0, 1, 2}) {
       CAPTURE(sequence);
       CHECK(loaded.length(sequence) == saved.length(sequence));
-      for (const std::size_t count : {1, 4, 40})
+      for (const std::size_t count : {1u, 4u, 40u})
         CHECK(feed(model, loaded, sequence, count, 3) == feed(model, saved, sequence, count, 3));
     }
     CHECK(loaded.bytes() == saved.bytes());

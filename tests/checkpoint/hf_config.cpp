@@ -106,8 +106,9 @@ TEST_CASE("config: a Llama model as transformers writes it") {
   check_equal(again, config);
   const nlohmann::json before = nlohmann::json::parse(llama), after = nlohmann::json::parse(text);
   for (const auto& [field, value] : before.items()) {
-    INFO(field);
-    CHECK(after.at(field) == value);
+    const std::string name = field;  // doctest's lambdas cannot capture structured bindings
+    INFO(name);
+    CHECK(after.at(name) == value);
   }
   CHECK(!after.contains("recurformer"));
 }
