@@ -1,9 +1,12 @@
 #ifndef RECURFORMER_CORE_CONFIG_HPP
 #define RECURFORMER_CORE_CONFIG_HPP
 
-// What the compiler and the target can do, and the two configuration macros of the library:
+// What the compiler and the target can do, and the configuration macros of the library:
 //   RECURFORMER_BOUNDS_CHECK  1: tensors check every index (default in debug builds), 0: they don't
-//   RECURFORMER_HOST_DEVICE   marks functions that CUDA kernels may call
+//   RECURFORMER_HOST_DEVICE   marks functions that CUDA kernels and the host may call
+//   RECURFORMER_DEVICE        marks functions that only CUDA kernels call: inlined device code under nvcc, and
+//                             code of the simulator (arch/simulator/) under every other compiler
+//   RECURFORMER_UNROLL        before a loop of constant length: unroll it whole
 
 #ifndef RECURFORMER_BOUNDS_CHECK
 #ifdef NDEBUG
@@ -15,8 +18,14 @@
 
 #if defined(__CUDACC__)
 #define RECURFORMER_HOST_DEVICE __host__ __device__
+#define RECURFORMER_DEVICE __device__ __forceinline__
+#define RECURFORMER_ARCH device
+#define RECURFORMER_UNROLL _Pragma("unroll")
 #else
 #define RECURFORMER_HOST_DEVICE
+#define RECURFORMER_DEVICE inline
+#define RECURFORMER_ARCH simulated
+#define RECURFORMER_UNROLL
 #endif
 
 // Masked scores are -inf and empty rows are detected by comparing with it; -ffast-math lets the compiler

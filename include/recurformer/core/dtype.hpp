@@ -4,7 +4,6 @@
 // Storage types. Arithmetic happens in float; bf16 and fp16 only store. Conversions round to nearest, ties to
 // even, keep infinities and signed zeros, and keep NaN a (quiet) NaN.
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +13,15 @@
 
 namespace rf {
 
+namespace detail {
+/// std::bit_cast, which device code cannot call.
+template <class To, class From>
+RECURFORMER_HOST_DEVICE constexpr To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  return __builtin_bit_cast(To, from);
+}
+}  // namespace detail
+
 /// bfloat16: the upper half of an IEEE float (8 exponent bits, 7 stored significand bits).
 struct bf16 {
   std::uint16_t bits = 0;
@@ -21,7 +29,7 @@ struct bf16 {
   bf16() = default;
   RECURFORMER_HOST_DEVICE constexpr explicit bf16(float value) : bits(from_float(value)) {}
   RECURFORMER_HOST_DEVICE constexpr explicit operator float() const {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+    return detail::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
   }
   RECURFORMER_HOST_DEVICE static constexpr bf16 from_bits(std::uint16_t bits) {
     bf16 out;
@@ -32,7 +40,7 @@ struct bf16 {
 
  private:
   RECURFORMER_HOST_DEVICE static constexpr std::uint16_t from_float(float value) {
-    const auto u = std::bit_cast<std::uint32_t>(value);
+    const auto u = detail::bit_cast<std::uint32_t>(value);
     if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((u >> 16) | 0x40u);  // quiet NaN
     return static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
@@ -48,10 +56,10 @@ struct fp16 {
     const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
     const std::uint32_t magnitude = bits & 0x7fffu;
     if (magnitude >= 0x7c00u)  // infinity or NaN
-      return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+      return detail::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
     // Exponent bias 15 -> 127 by one multiplication with 2^112, which also normalises subnormals exactly.
-    const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
-    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | sign);
+    const float scaled = detail::bit_cast<float>(magnitude << 13) * 0x1p112f;
+    return detail::bit_cast<float>(detail::bit_cast<std::uint32_t>(scaled) | sign);
   }
   RECURFORMER_HOST_DEVICE static constexpr fp16 from_bits(std::uint16_t bits) {
     fp16 out;
@@ -62,7 +70,7 @@ struct fp16 {
 
  private:
   RECURFORMER_HOST_DEVICE static constexpr std::uint16_t from_float(float value) {
-    const auto u = std::bit_cast<std::uint32_t>(value);
+    const auto u = detail::bit_cast<std::uint32_t>(value);
     const std::uint32_t sign = (u >> 16) & 0x8000u;
     const std::uint32_t magnitude = u & 0x7fffffffu;
     if (magnitude > 0x7f800000u)
@@ -70,8 +78,8 @@ struct fp16 {
     if (magnitude >= 0x477ff000u)
       return static_cast<std::uint16_t>(sign | 0x7c00u);  // >= 65520 rounds to inf
     if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 aligns the last fp16 subnormal bit with float's
-      const float aligned = std::bit_cast<float>(magnitude) + 0.5f;
-      return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(aligned) - 0x3f000000u));
+      const float aligned = detail::bit_cast<float>(magnitude) + 0.5f;
+      return static_cast<std::uint16_t>(sign | (detail::bit_cast<std::uint32_t>(aligned) - 0x3f000000u));
     }
     const std::uint32_t rounded = magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u);
     return static_cast<std::uint16_t>(sign | (rounded >> 13));
@@ -133,8 +141,8 @@ RECURFORMER_HOST_DEVICE constexpr float rounded_to_odd(double value) {
   if (value != value || static_cast<double>(nearest) == value) return nearest;
   const double excess =
       value < 0 ? value - static_cast<double>(nearest) : static_cast<double>(nearest) - value;
-  const auto bits = std::bit_cast<std::uint32_t>(nearest);
-  return std::bit_cast<float>((excess > 0 ? bits - 1 : bits) | 1u);
+  const auto bits = detail::bit_cast<std::uint32_t>(nearest);
+  return detail::bit_cast<float>((excess > 0 ? bits - 1 : bits) | 1u);
 }
 }  // namespace detail
 

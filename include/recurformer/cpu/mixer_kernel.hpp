@@ -25,6 +25,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "recurformer/core/rows_view.hpp"
 #include "recurformer/cpu/rope.hpp"
 #include "recurformer/spec/batch.hpp"
 #include "recurformer/spec/cache_field.hpp"
@@ -32,14 +33,7 @@
 
 namespace rf::cpu {
 
-/// Rows of a larger row-major matrix.
-template <class T>
-struct RowsView {
-  T* data = nullptr;
-  std::int64_t stride = 0;  ///< elements from one row to the next
-
-  T* row(std::int64_t i) const { return data + i * stride; }
-};
+using rf::RowsView;
 
 /// Where one declared cache field of one sequence lives; the run's Cache or State type behind void*.
 struct FieldView {

@@ -1,0 +1,29 @@
+#ifndef RECURFORMER_ARCH_KERNEL_HPP
+#define RECURFORMER_ARCH_KERNEL_HPP
+
+// What can be launched, and how.
+
+#include <concepts>
+#include <type_traits>
+
+#include "recurformer/arch/types.hpp"
+
+namespace rf::arch {
+
+/// A kernel type, as arch/arch.hpp describes it. Its Parameters are copied to the device byte by byte.
+template <class K>
+concept Kernel = std::is_trivially_copyable_v<typename K::Parameters> && requires {
+  { K::threads } -> std::convertible_to<int>;
+  { K::blocks_per_multiprocessor } -> std::convertible_to<int>;
+};
+
+/// The grid of a launch.
+struct LaunchShape {
+  Dim3 blocks;
+  int shared_bytes = 0;      ///< dynamic shared memory of each block
+  bool cooperative = false;  ///< all blocks run at once, so that sync_grid may be used
+};
+
+}  // namespace rf::arch
+
+#endif  // RECURFORMER_ARCH_KERNEL_HPP
