@@ -54,8 +54,10 @@ class Model {
   /// A model of this shape with this plan, parameters not yet set (see initialise() and checkpoint/).
   Model(const ModelShape& shape, const Plan& plan) requires(!Traits::is_static)
       : Model(shape, bind_plan<Kinds>(plan)) {}
-  /// The model that the spec describes.
-  Model() requires(Traits::is_static) : Model(Traits::shape(), Traits::plan()) {}
+  /// The model that the spec describes. (A template, since Clang 14 would define it for every explicitly
+  /// instantiated model.)
+  template <class T = Traits>
+  Model() requires(T::is_static) : Model(T::shape(), T::plan()) {}
   Model(const ModelShape& shape, BoundPlan<Kinds> plan)
       : plan_(std::move(plan)), weights_(shape, plan_), rope_(shape.layer.d_head, shape.layer.rope_base) {}
 
