@@ -9,6 +9,13 @@ target_compile_options(
             -Wconversion
             -Wshadow
             $<$<BOOL:${RECURFORMER_WERROR}>:-Werror>>)
+# nvcc's standard by name: CMake 3.25 does not know how to ask it for C++20. -Wpedantic is left out, as the code
+# nvcc hands to the host compiler is not pedantic.
+target_compile_options(
+  recurformer_build_flags
+  INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20
+            -Xcompiler=-Wall,-Wextra,-Wconversion,-Wshadow
+            $<$<BOOL:${RECURFORMER_WERROR}>:-Werror=all-warnings>>)
 
 if(RECURFORMER_NATIVE)
   include(CheckCXXCompilerFlag)

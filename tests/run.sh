@@ -1,6 +1,7 @@
 #!/bin/bash
-# Sets up a Debian machine and passes all tests: the release build with everything, then the unit tests under
-# AddressSanitizer and UndefinedBehaviorSanitizer. With --full also everything as compiled by Clang.
+# Sets up a Debian machine and passes all tests: the release build with everything (and where nvcc is found, every
+# CUDA kernel), then the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer, and the simulated CUDA
+# kernels under ThreadSanitizer. With --full also everything as compiled by Clang.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,13 +18,17 @@ esac
 . cmake/packages.sh
 require_packages g++ clang cmake ninja-build doctest-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev
 
-cmake --preset release -DRECURFORMER_WERROR=ON
+cmake --preset release -DRECURFORMER_WERROR=ON -DRECURFORMER_CUDA=AUTO
 cmake --build --preset release
 ctest --preset release --parallel "$(nproc)"
 
 cmake --preset asan -DRECURFORMER_WERROR=ON
 cmake --build --preset asan --target unit_tests
 ctest --preset asan --label-regex unit
+
+cmake --preset tsan -DRECURFORMER_WERROR=ON
+cmake --build --preset tsan --target simulator_tests
+ctest --preset tsan --label-regex simulator
 
 if $full; then
   cmake --preset clang -DRECURFORMER_WERROR=ON

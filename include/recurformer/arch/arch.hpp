@@ -19,6 +19,12 @@
 //   warp.hpp        shuffles, votes                memory.hpp      atomics, acquire and release, grid barrier
 //   math.hpp        exp2, conversions              matrix.hpp      ldmatrix, mma.sync
 //   copy_async.hpp  cp.async
+//
+// and, for sm_90a only, included by the kernels that use them:
+//
+//   mbarrier.hpp    barriers in shared memory      tma.hpp              copies of boxes, proxy fences
+//   wgmma.hpp       multiplies of a warpgroup      register_pool.hpp    setmaxnreg
+//   swizzle.hpp     how both lay out shared memory
 
 #include "recurformer/arch/barrier.hpp"
 #include "recurformer/arch/copy_async.hpp"

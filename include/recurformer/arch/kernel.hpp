@@ -19,7 +19,7 @@ concept Kernel = std::is_trivially_copyable_v<typename K::Parameters> && require
 
 /// The grid of a launch.
 struct LaunchShape {
-  Dim3 blocks;
+  Dim3 blocks = {};
   int shared_bytes = 0;      ///< dynamic shared memory of each block
   bool cooperative = false;  ///< all blocks run at once, so that sync_grid may be used
 };

@@ -53,6 +53,15 @@ RECURFORMER_DEVICE float log2(float x) {
 #endif
 }
 
+/// The larger of two numbers; of a number and a NaN, the number. (max.f32)
+RECURFORMER_DEVICE float max(float a, float b) {
+#if defined(__CUDACC__)
+  return fmaxf(a, b);
+#else
+  return b > a || a != a ? b : a;
+#endif
+}
+
 /// 1/x, at most 1 ulp off; subnormals are 0. (rcp.approx.ftz)
 RECURFORMER_DEVICE float reciprocal(float x) {
 #if defined(__CUDACC__)

@@ -49,7 +49,8 @@ recurformer_switch_stack:
 
 namespace rf::arch::simulator {
 
-/// Memory for a stack with an inaccessible page below, so that a kernel that overruns it stops there.
+/// Memory for a stack with an inaccessible page below, so that a kernel that overruns it stops there, and
+/// ThreadSanitizer's idea of the thread that runs on it. Both are costly to make, so stacks are kept.
 class Stack {
  public:
   explicit Stack(std::size_t bytes) : guard_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))), bytes_(bytes) {
@@ -58,21 +59,33 @@ class Stack {
     if (memory == MAP_FAILED) throw std::bad_alloc();
     mprotect(memory, guard_, PROT_NONE);
     begin_ = static_cast<char*>(memory) + guard_;
+#ifdef RECURFORMER_SIMULATOR_TSAN
+    tsan_ = __tsan_create_fiber(0);
+#endif
   }
   ~Stack() {
-    if (begin_) munmap(begin_ - guard_, guard_ + bytes_);
+    if (!begin_) return;
+#ifdef RECURFORMER_SIMULATOR_TSAN
+    __tsan_destroy_fiber(tsan_);
+#endif
+    munmap(begin_ - guard_, guard_ + bytes_);
   }
   Stack(Stack&& other) noexcept
-      : guard_(other.guard_), bytes_(other.bytes_), begin_(std::exchange(other.begin_, nullptr)) {}
+      : guard_(other.guard_),
+        bytes_(other.bytes_),
+        begin_(std::exchange(other.begin_, nullptr)),
+        tsan_(other.tsan_) {}
   Stack& operator=(Stack&&) = delete;
 
   char* begin() const { return begin_; }
   std::size_t bytes() const { return bytes_; }
+  void* tsan() const { return tsan_; }
 
  private:
   std::size_t guard_;
   std::size_t bytes_;
   char* begin_ = nullptr;
+  void* tsan_ = nullptr;
 };
 
 /// A suspended computation. The default is the operating-system thread's own, which never ends.
@@ -80,7 +93,8 @@ class Fiber {
  public:
   Fiber() = default;
   /// Will run `entry` on `stack` at the first switch to it; `entry` never returns.
-  Fiber(Stack& stack, void (*entry)()) : stack_begin_(stack.begin()), stack_bytes_(stack.bytes()) {
+  Fiber(Stack& stack, void (*entry)())
+      : stack_begin_(stack.begin()), stack_bytes_(stack.bytes()), tsan_(stack.tsan()) {
     unpoison(stack.begin(), stack.bytes());
 #if defined(__x86_64__)
     const auto top = (reinterpret_cast<std::uintptr_t>(stack.begin()) + stack.bytes()) & ~std::uintptr_t{15};
@@ -95,14 +109,6 @@ class Fiber {
     context_.uc_stack.ss_size = stack.bytes();
     context_.uc_link = nullptr;
     makecontext(&context_, entry, 0);
-#endif
-#ifdef RECURFORMER_SIMULATOR_TSAN
-    tsan_ = __tsan_create_fiber(0);
-#endif
-  }
-  ~Fiber() {
-#ifdef RECURFORMER_SIMULATOR_TSAN
-    if (stack_begin_) __tsan_destroy_fiber(tsan_);
 #endif
   }
   Fiber(const Fiber&) = delete;
@@ -152,9 +158,7 @@ class Fiber {
 #endif
   [[maybe_unused]] const void* stack_begin_ = nullptr;
   [[maybe_unused]] std::size_t stack_bytes_ = 0;
-#ifdef RECURFORMER_SIMULATOR_TSAN
-  void* tsan_ = nullptr;
-#endif
+  [[maybe_unused]] void* tsan_ = nullptr;
 };
 
 /// The i-th stack of this operating-system thread, kept for the next launch.

@@ -146,6 +146,15 @@ class SharedMemory {
   unsigned char* begin_ = nullptr;
 };
 
+/// A part that not every kernel uses, made for a block when it first does: unit<U>(block).
+struct Unit {
+  virtual ~Unit() = default;
+  /// A thread has come to its end: throws if it has left something undone here.
+  virtual void thread_ends(Thread&) {}
+  /// What is unfinished, for a deadlock's message: entries that end in ';', or nothing.
+  virtual std::string unfinished() const { return {}; }
+};
+
 struct Block {
   Block(Grid& launch, Dim3 at, int threads_per_block, std::size_t shared_bytes, std::size_t stack)
       : grid(launch),
@@ -165,8 +174,17 @@ struct Block {
   std::array<Barrier, 16> barriers;
   /// Copies of asynchronous engines on their way: calling one lands it.
   std::vector<std::function<void()>> in_flight;
+  std::vector<std::unique_ptr<Unit>> units;
   int alive = 0;
 };
+
+/// The block's U, made from the block at its first use.
+template <class U>
+U& unit(Block& block) {
+  for (const std::unique_ptr<Unit>& candidate : block.units)
+    if (U* found = dynamic_cast<U*>(candidate.get())) return *found;
+  return static_cast<U&>(*block.units.emplace_back(std::make_unique<U>(block)));
+}
 
 /// "(x, y, z)".
 inline std::string name_of(const Block& block) {
@@ -188,13 +206,14 @@ class Grid {
   using Body = void (*)(const void* parameters);
 
   Grid(Dim3 blocks, int threads, std::size_t shared_bytes, bool cooperative, Body body,
-       const void* parameters, const SimulatorOptions& options)
+       const void* parameters, const SimulatorOptions& options, int blocks_per_multiprocessor = 1)
       : blocks_(blocks),
         threads_(threads),
         shared_bytes_(shared_bytes),
         body_(body),
         parameters_(parameters),
         options_(options),
+        blocks_per_multiprocessor_(blocks_per_multiprocessor),
         dice_(options.seed) {
     check(blocks.x >= 1 && blocks.y >= 1 && blocks.z >= 1, "simulator: a grid of ", blocks.x, " x ", blocks.y,
           " x ", blocks.z, " blocks; every extent must be at least 1");
@@ -213,6 +232,11 @@ class Grid {
 
   Dim3 blocks() const { return blocks_; }
   int threads() const { return threads_; }
+  /// Registers of a thread at the launch of a kernel compiled to fill the multiprocessor, as all that
+  /// reallocate registers are.
+  int registers_per_thread() const {
+    return std::min(256, 64 * 1024 / (threads_ * blocks_per_multiprocessor_) / 8 * 8);
+  }
   const SimulatorOptions& options() const { return options_; }
 
   /// True if a copy issued now is to land at once.
@@ -250,6 +274,7 @@ class Grid {
   Body body_;
   const void* parameters_;
   SimulatorOptions options_;
+  int blocks_per_multiprocessor_;
   std::mt19937 dice_;
   std::int64_t total_ = 0;
   std::int64_t most_resident_ = 0;
@@ -258,6 +283,10 @@ class Grid {
   std::list<Block> resident_;
   Fiber scheduler_;
   std::exception_ptr failure_;
+  // Where ThreadSanitizer sees the host and the kernel's threads meet; two, so that a thread that starts is
+  // not ordered after one that has ended.
+  char started_ = 0;
+  char ended_ = 0;
 };
 
 /// Blocks the running thread while `generation` has the value it has now.
@@ -313,7 +342,7 @@ inline void Grid::thread_main() {
   Thread& thread = *running_thread;
   Grid& grid = thread.block->grid;
   Fiber::started(grid.scheduler_);
-  acquire(&grid);  // what happened before the launch
+  acquire(&grid.started_);  // what happened before the launch
   const Body body = grid.body_;
   const void* const parameters = grid.parameters_;
   std::exception_ptr thrown;
@@ -324,13 +353,14 @@ inline void Grid::thread_main() {
     if (!thread.open_copies.empty() || !thread.committed_copies.empty())
       throw SimulationError(text("thread ", thread.index, " of block ", name_of(*thread.block),
                                  " ends with cp.async copies in flight; wait for them first"));
+    for (const std::unique_ptr<Unit>& part : thread.block->units) part->thread_ends(thread);
   } catch (const Cancelled&) {
   } catch (...) {
     thrown = std::current_exception();
   }
   {
     Bookkeeping hidden;
-    release(&grid);
+    release(&grid.ended_);
     if (thrown && !grid.failure_) grid.failure_ = thrown;
     thrown = nullptr;
     thread.finished = true;
@@ -360,7 +390,7 @@ inline void Grid::admit() {
       thread.index = i;
     }
     block.alive = threads_;
-    release(this);
+    release(&started_);
   }
 }
 
@@ -378,7 +408,11 @@ inline bool Grid::land_copy(Block& block) {
   const auto i = block.in_flight.begin() + random(static_cast<unsigned>(block.in_flight.size()));
   const auto land = std::move(*i);
   block.in_flight.erase(i);
-  land();
+  try {
+    land();
+  } catch (...) {
+    if (!failure_) failure_ = std::current_exception();
+  }
   return true;
 }
 
@@ -413,7 +447,7 @@ inline void Grid::finish_blocks() {
       ++it;
       continue;
     }
-    acquire(this);
+    acquire(&ended_);
     if (!it->in_flight.empty() && !failure_)
       failure_ = std::make_exception_ptr(SimulationError(text(
           "block ", name_of(*it), " ends with ", it->in_flight.size(), " asynchronous copies in flight")));
@@ -427,7 +461,7 @@ inline void Grid::cancel() {
   for (Block& block : resident_)
     for (Thread& thread : block.threads)
       if (!thread.finished && std::string_view(thread.activity) != "start") resume(thread);
-  acquire(this);
+  acquire(&ended_);
   resident_.clear();
 }
 
@@ -446,6 +480,7 @@ inline std::string Grid::describe_deadlock() const {
                                  : text(" wait in ", first.activity, " at ", place(first.caller), ";"));
       i = end;
     }
+    for (const std::unique_ptr<Unit>& part : block.units) out += part->unfinished();
   }
   out.back() = '.';
   return out;
