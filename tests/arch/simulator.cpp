@@ -1,6 +1,7 @@
 // What the simulator must catch: kernels with planted mistakes, and the message each ends with.
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -239,7 +240,7 @@ TEST_CASE("simulator: impossible launches") {
 }
 
 TEST_CASE("simulator: an exception in one thread unwinds all of them") {
-  static int alive = 0;
+  static std::atomic<int> alive = 0;
   struct Counted {
     Counted() { ++alive; }
     ~Counted() { --alive; }

@@ -22,9 +22,9 @@
 //
 // and, for sm_90a only, included by the kernels that use them:
 //
-//   mbarrier.hpp    barriers in shared memory      tma.hpp              copies of boxes, proxy fences
-//   wgmma.hpp       multiplies of a warpgroup      register_pool.hpp    setmaxnreg
-//   swizzle.hpp     how both lay out shared memory
+//   mbarrier.hpp    barriers in shared memory      tma.hpp              copies of boxes and of bytes
+//   wgmma.hpp       multiplies of a warpgroup      proxy.hpp            fences before both
+//   swizzle.hpp     shared memory as both want it  register_pool.hpp    setmaxnreg
 
 #include "recurformer/arch/barrier.hpp"
 #include "recurformer/arch/copy_async.hpp"

@@ -7,6 +7,7 @@
 //   RECURFORMER_DEVICE        marks functions that only CUDA kernels call: inlined device code under nvcc, and
 //                             code of the simulator (arch/simulator/) under every other compiler
 //   RECURFORMER_UNROLL        before a loop of constant length: unroll it whole
+//   RECURFORMER_ROLLED        before a loop: leave it as it is
 
 #ifndef RECURFORMER_BOUNDS_CHECK
 #ifdef NDEBUG
@@ -21,11 +22,13 @@
 #define RECURFORMER_DEVICE __device__ __forceinline__
 #define RECURFORMER_ARCH device
 #define RECURFORMER_UNROLL _Pragma("unroll")
+#define RECURFORMER_ROLLED _Pragma("unroll 1")
 #else
 #define RECURFORMER_HOST_DEVICE
 #define RECURFORMER_DEVICE inline
 #define RECURFORMER_ARCH simulated
 #define RECURFORMER_UNROLL
+#define RECURFORMER_ROLLED
 #endif
 
 // Masked scores are -inf and empty rows are detected by comparing with it; -ffast-math lets the compiler

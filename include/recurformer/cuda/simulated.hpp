@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 #include <new>
+#include <string>
 #include <string_view>
 
 #include "recurformer/arch/kernel.hpp"
@@ -28,12 +29,16 @@ class Simulated {
   void launch(const arch::LaunchShape& shape, const typename K::Parameters& parameters) {
     arch::simulator::Grid grid(
         shape.blocks, K::threads, static_cast<std::size_t>(shape.shared_bytes), shape.cooperative,
-        [](const void* p) { K::run(*static_cast<const typename K::Parameters*>(p)); }, &parameters, options_);
+        [](const void* p) { K::run(*static_cast<const typename K::Parameters*>(p)); }, &parameters, options_,
+        K::blocks_per_multiprocessor);
     grid.run();
   }
 
+  std::string description() const { return "simulated (CUDA kernels on the CPU, thread by thread)"; }
   /// Blocks that run at once: what a persistent grid counts on.
   int multiprocessors() const { return options_.resident_blocks; }
+  /// Dynamic shared memory that a block can have: that of an H100.
+  int most_shared_bytes() const { return 227 * 1024; }
 
   /// `bytes` bytes, 256-byte aligned as cudaMalloc's, filled with 0xff (NaNs); sanitizers see its exact end.
   void* allocate(std::size_t bytes) {
@@ -47,6 +52,11 @@ class Simulated {
   }
   void copy_to_host(void* to, const void* from, std::size_t bytes) {
     if (bytes != 0) std::memcpy(to, from, bytes);
+  }
+  /// The ranges must not overlap.
+  void copy_on_device(void* to, const void* from, std::size_t bytes) { copy_to_device(to, from, bytes); }
+  void zero(void* memory, std::size_t bytes) {
+    if (bytes != 0) std::memset(memory, 0, bytes);
   }
   /// Waits for the launches and copies so far; reports their errors.
   void synchronize() {}

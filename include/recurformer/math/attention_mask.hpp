@@ -3,7 +3,6 @@
 
 // Which keys a query sees: key j is visible to query i iff j <= i and (j < sink or i - j < window).
 
-#include <array>
 #include <cstdint>
 
 #include "recurformer/core/config.hpp"
@@ -17,6 +16,14 @@ struct KeyRange {
   RECURFORMER_HOST_DEVICE constexpr std::int64_t size() const { return end - begin; }
 };
 
+/// Two ascending ranges, the first of which may be empty.
+struct KeyRanges {
+  KeyRange range[2];
+  RECURFORMER_HOST_DEVICE constexpr const KeyRange& operator[](int i) const { return range[i]; }
+  RECURFORMER_HOST_DEVICE constexpr const KeyRange* begin() const { return range; }
+  RECURFORMER_HOST_DEVICE constexpr const KeyRange* end() const { return range + 2; }
+};
+
 struct AttentionMask {
   /// Larger than any position, and still addable to one in 32 bits.
   static constexpr std::int64_t unlimited = std::int64_t{1} << 30;
@@ -28,13 +35,11 @@ struct AttentionMask {
     return key <= query && (key < sink || query - key < window);
   }
 
-  /// The keys that at least one query at positions [first, last] sees: two ascending ranges, the first of
-  /// which may be empty.
-  RECURFORMER_HOST_DEVICE constexpr std::array<KeyRange, 2> seen_by_any(std::int64_t first,
-                                                                        std::int64_t last) const {
+  /// The keys that at least one query at positions [first, last] sees.
+  RECURFORMER_HOST_DEVICE constexpr KeyRanges seen_by_any(std::int64_t first, std::int64_t last) const {
     const std::int64_t recent = first - window + 1;
-    if (recent <= sink) return {KeyRange{0, 0}, KeyRange{0, last + 1}};
-    return {KeyRange{0, sink}, KeyRange{recent, last + 1}};
+    if (recent <= sink) return {{{0, 0}, {0, last + 1}}};
+    return {{{0, sink}, {recent, last + 1}}};
   }
 
   /// True if all queries at positions [first, last] see all these keys.

@@ -473,7 +473,8 @@ inline std::string Grid::describe_deadlock() const {
       const Thread& first = block.threads[i];
       std::size_t end = i;
       while (end < block.threads.size() && block.threads[end].finished == first.finished &&
-             block.threads[end].activity == first.activity && block.threads[end].caller == first.caller)
+             (first.finished ||
+              (block.threads[end].activity == first.activity && block.threads[end].caller == first.caller)))
         ++end;
       out += text(" block ", name_of(block), " threads ", i, " to ", end - 1,
                   first.finished ? std::string(" have ended;")
