@@ -1,6 +1,8 @@
 #include <cstdio>
+#include <functional>
 
 #include "commands.hpp"
+#include "device_model.hpp"
 #include "model_io.hpp"
 #include "recurformer/checkpoint/atomic_file.hpp"
 #include "recurformer/checkpoint/cache_file.hpp"
@@ -11,53 +13,118 @@ namespace cli {
 namespace {
 
 struct GenerateOptions : CommonOptions {
-  std::string model, prompt = "#include <", prompt_file, load_cache, save_cache;
+  std::string model, prompt = "#include <", prompt_file, load_cache, save_cache, device = "auto";
   std::int64_t tokens = 200;
   rf::SamplingOptions sampling{.temperature = 0.8, .top_p = 0.95};
 };
 
-void generate(const GenerateOptions& options) {
+void check_bytes(const rf::ModelShape& shape) {
+  rf::check(shape.vocabulary == 256, "generate works on models of bytes (a vocabulary of 256); this one has ",
+            shape.vocabulary);
+}
+
+/// The model's weights in bf16, whatever the file stores.
+DeviceModelWeights load_for_device(const std::string& folder) {
+  rf::ModelConfig config = rf::read_model_config(folder);
+  for (auto& kind : config.plan.kinds) kind.precision = "bf16";
+  DeviceModelWeights weights(config.shape, rf::bind_plan<DeviceSpec::Kinds>(config.plan));
+  rf::load_weights(weights, folder);
+  return weights;
+}
+
+/// Prints the text as it is drawn, and keeps time.
+class Output {
+ public:
+  explicit Output(std::string prompt) : prompt_(std::move(prompt)) {}
+
+  /// The model is loaded: the prompt is about to be read.
+  void start() {
+    std::fwrite(prompt_.data(), 1, prompt_.size(), stdout);
+    watch_ = {};
+  }
+  bool operator()(rf::Token token) {
+    if (text_.empty()) first_token_ = watch_.seconds();
+    text_.push_back(static_cast<char>(token));
+    last_token_ = watch_.seconds();
+    std::fputc(token, stdout);
+    std::fflush(stdout);
+    return true;
+  }
+
+  const std::string& text() const { return text_; }
+  double first_token_seconds() const { return first_token_; }
+  double tokens_per_second() const {
+    const double rest = last_token_ - first_token_;
+    return text_.size() > 1 ? static_cast<double>(text_.size() - 1) / rest : 0;
+  }
+
+ private:
+  std::string prompt_, text_;
+  Stopwatch watch_;
+  double first_token_ = 0, last_token_ = 0;
+};
+
+/// The size of the cache afterwards.
+struct CacheSize {
+  std::int64_t tokens = 0;
+  std::int64_t bytes = 0;
+};
+
+CacheSize generate_on_cpu(const GenerateOptions& options, std::span<const rf::Token> prompt,
+                          const rf::SamplingOptions& sampling, Output& output) {
   use_backend(options);
   Model model = load(options.model);
-  rf::check(model.shape().vocabulary == 256,
-            "generate works on models of bytes (a vocabulary of 256); this one has ",
-            model.shape().vocabulary);
+  check_bytes(model.shape());
   model.pack();
+  rf::Cache cache = model.make_cache();
+  if (!options.load_cache.empty()) rf::load_cache(cache, options.load_cache);
+  output.start();
+  rf::generate(model, cache, prompt, options.tokens, sampling, std::ref(output));
+  if (!options.save_cache.empty()) rf::save_cache(cache, options.save_cache);
+  return {cache.length(), cache.bytes()};
+}
+
+CacheSize generate_on_device(const GenerateOptions& options, std::span<const rf::Token> prompt,
+                             const rf::SamplingOptions& sampling, Output& output) {
+  rf::check(options.load_cache.empty() && options.save_cache.empty(),
+            "--load-cache and --save-cache work with --device cpu only, so far");
+  const DeviceModelWeights weights = load_for_device(options.model);
+  check_bytes(weights.shape);
+  const auto model = options.device == "simulated" ? model_on_simulator(weights) : model_on_cuda(weights);
+  std::fprintf(stderr, "backend: %s; weights and activations in bf16\n", model->backend().c_str());
+  output.start();
+  model->generate(prompt, options.tokens, sampling, std::ref(output));
+  return {model->cache_tokens(), model->cache_bytes()};
+}
+
+void generate(GenerateOptions options) {
+  if (options.device == "auto") {
+    const bool needs_cpu = !options.load_cache.empty() || !options.save_cache.empty();
+    options.device = !needs_cpu && why_no_cuda().empty() ? "cuda" : "cpu";
+  }
   const std::string prompt =
       options.prompt_file.empty() ? options.prompt : rf::read_text_file(options.prompt_file);
   std::vector<rf::Token> tokens;
   for (const char c : prompt) tokens.push_back(static_cast<unsigned char>(c));
-  rf::Cache cache = model.make_cache();
-  if (!options.load_cache.empty()) rf::load_cache(cache, options.load_cache);
   rf::SamplingOptions sampling = options.sampling;
   sampling.seed = options.seed;
 
-  std::fwrite(prompt.data(), 1, prompt.size(), stdout);
-  std::string text;
-  Stopwatch watch;
-  double first_token = 0;
-  rf::generate(model, cache, tokens, options.tokens, sampling, [&](rf::Token token) {
-    if (text.empty()) first_token = watch.seconds();
-    text.push_back(static_cast<char>(token));
-    std::fputc(token, stdout);
-    std::fflush(stdout);
-    return true;
-  });
+  Output output(prompt);
+  const CacheSize cache = options.device == "cpu" ? generate_on_cpu(options, tokens, sampling, output)
+                                                  : generate_on_device(options, tokens, sampling, output);
   std::printf("\n");
-  const double rest = watch.seconds() - first_token;
-  const auto drawn = static_cast<double>(text.size());
-  const double decode = text.size() > 1 ? (drawn - 1) / rest : 0;
   std::fprintf(
       stderr,
       "prompt: %zu tokens, first token after %.3f s; %.0f tokens/s after that; cache: %lld tokens, %s\n",
-      tokens.size(), first_token, decode, static_cast<long long>(cache.length()),
-      bytes_text(cache.bytes()).c_str());
-  if (!options.save_cache.empty()) rf::save_cache(cache, options.save_cache);
-  write_results(options, {{"prompt_tokens", tokens.size()},
-                          {"text_bytes", std::vector<unsigned char>(text.begin(), text.end())},
-                          {"first_token_seconds", first_token},
-                          {"decode_tokens_per_second", decode},
-                          {"cache_bytes", cache.bytes()}});
+      tokens.size(), output.first_token_seconds(), output.tokens_per_second(),
+      static_cast<long long>(cache.tokens), bytes_text(cache.bytes).c_str());
+  write_results(options,
+                {{"device", options.device},
+                 {"prompt_tokens", tokens.size()},
+                 {"text_bytes", std::vector<unsigned char>(output.text().begin(), output.text().end())},
+                 {"first_token_seconds", output.first_token_seconds()},
+                 {"decode_tokens_per_second", output.tokens_per_second()},
+                 {"cache_bytes", cache.bytes}});
 }
 
 }  // namespace
@@ -81,6 +148,11 @@ void add_generate(CLI::App& program) {
   command
       ->add_option("--top-p", options->sampling.top_p,
                    "Draw among the most likely tokens of this total probability")
+      ->capture_default_str();
+  command
+      ->add_option("--device", options->device,
+                   "cuda, cpu, or auto: a GPU if there is one; simulated: CUDA kernels on the CPU, very slow")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda", "simulated"}))
       ->capture_default_str();
   command->add_option("--load-cache", options->load_cache,
                       "Go on after the prefix whose cache this file holds");

@@ -5,6 +5,7 @@
 
 #include "cuda/gemm_harness.hpp"
 #include "recurformer/cuda/pack_rows.hpp"
+#include "support/error_message.hpp"
 
 namespace {
 
@@ -36,7 +37,7 @@ void check_store(Device& device, Shape shape, double scale = 1) {
   const auto w = random_values<T>(random, size(shape.columns, shape.inner), scale);
   const auto bias = random_values<float>(random, size(1, shape.columns));
   std::vector<T> a(size(shape.rows, a_stride));
-  std::memset(static_cast<void*>(a.data()), 0xff, a.size() * sizeof(T));
+  std::fill(a.begin(), a.end(), T::from_bits(0xffff));
   for (int r = 0; r < shape.rows; ++r)
     std::copy_n(dense.begin() + r * shape.inner, shape.inner, a.begin() + r * a_stride);
 
@@ -100,8 +101,7 @@ void check_norm_residual(Device& device, Shape shape, double scale) {
   const GuardedArray<T, Device> packed(device, w.size());
   const GuardedArray<float, Device> device_gain(device, gain), device_sums(device, sums);
   const GuardedArray<int, Device> device_index(device, index);
-  constexpr int granule = Tile::part_columns < 64 ? 4 : 1;
-  const int out_parts = (shape.columns + 63) / 64 * granule;
+  const int out_parts = rf::cuda::part_count<Tile>(shape.columns);
   const GuardedArray<float, Device> out_sums(device, size(shape.rows, out_parts));
   rf::cuda::pack_rows<T, T>(device, shape.columns,
                             {.weights = device_w.data(),
@@ -137,9 +137,9 @@ void check_norm_residual(Device& device, Shape shape, double scale) {
     for (int part = 0; part < out_parts; ++part)
       sum += static_cast<double>(written[size(r, out_parts) + static_cast<std::size_t>(part)]);
     for (int c = 0; c < shape.columns; ++c)
-      of_x += std::pow(static_cast<double>(static_cast<float>(
-                           ours[size(r, shape.columns) + static_cast<std::size_t>(c)])),
-                       2);
+      of_x += std::pow(
+          static_cast<double>(static_cast<float>(ours[size(r, shape.columns) + static_cast<std::size_t>(c)])),
+          2);
     CHECK(std::abs(sum - of_x) <= 1e-5 * of_x);
   }
 }
@@ -257,8 +257,26 @@ TEST_CASE("linear: the number of rows chooses the tile, and no rows are nothing 
   CHECK(rows_of(4096, 9728, 132) == 128);
   rf::Simulated device;
   check_store<SmallTile<rf::bf16>>(device, {0, 8, 8});
-  rf::cuda::launch_linear(device, GemmOperands<DenseRows<rf::bf16>>{}, NoNorm{},
-                          rf::cuda::Store<rf::bf16>{});
+  rf::cuda::launch_linear(device, GemmOperands<DenseRows<rf::bf16>>{}, NoNorm{}, rf::cuda::Store<rf::bf16>{});
+}
+
+TEST_CASE("linear: what tiles cannot be made of is said") {
+  rf::Simulated device;
+  const GuardedArray<rf::bf16, rf::Simulated> a(device, 64);
+  const auto message = [&](int columns, int inner, std::ptrdiff_t offset, int parts) {
+    return message_of<rf::ArgumentError>([&] {
+      rf::cuda::launch_linear(
+          device,
+          GemmOperands<DenseRows<rf::bf16>>{
+              .rows = {{a.data() + offset, 8}, 1}, .weights = a.data(), .columns = columns, .inner = inner},
+          NoNorm{},
+          rf::cuda::Residual<rf::bf16>{.x = {a.data(), 8}, .columns = columns, .sums = {nullptr, parts}});
+    });
+  };
+  CHECK(contains(message(8, 12, 0, 4), "W (8, 12); both must be multiples of 8"));
+  CHECK(contains(message(12, 8, 0, 4), "W (12, 8)"));
+  CHECK(contains(message(8, 8, 1, 4), "multiples of 16 bytes"));
+  CHECK(contains(message(8, 8, 0, 1), "leaves 4 parts per row, but there is room for 1"));
 }
 
 TEST_CASE("linear: every tile of a grid is visited once") {
@@ -283,17 +301,15 @@ TEST_CASE("linear: the same bits whatever the schedule") {
     const auto x = random_values<rf::bf16>(random, 6 * 64);
     const GuardedArray<rf::bf16, rf::Simulated> device_a(device, a), device_w(device, w), out(device, x);
     const GuardedArray<float, rf::Simulated> sums(device, 6 * 4);
-    rf::cuda::launch_linear(device,
-                            GemmOperands<DenseRows<rf::bf16>>{.rows = {{device_a.data(), 64}, 6},
-                                                              .weights = device_w.data(),
-                                                              .columns = 64,
-                                                              .inner = 64},
-                            NoNorm{},
-                            rf::cuda::Residual<rf::bf16>{
-                                .x = {out.data(), 64}, .columns = 64, .sums = {sums.data(), 4}});
+    rf::cuda::launch_linear(
+        device,
+        GemmOperands<DenseRows<rf::bf16>>{
+            .rows = {{device_a.data(), 64}, 6}, .weights = device_w.data(), .columns = 64, .inner = 64},
+        NoNorm{},
+        rf::cuda::Residual<rf::bf16>{.x = {out.data(), 64}, .columns = 64, .sums = {sums.data(), 4}});
     return std::pair(out.to_host(), sums.to_host());
   };
-  CHECK(rf::cuda::row_sum_parts(6, 64) == 4);
+  CHECK(rf::cuda::row_parts(6, 64) == 4);
   const auto first = run({});
   for (const auto& options : schedules()) CHECK(run(options) == first);
 }

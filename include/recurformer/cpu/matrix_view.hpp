@@ -10,10 +10,11 @@
 #include "recurformer/core/precision.hpp"
 
 namespace rf::cpu {
-inline namespace RECURFORMER_ISA {
 
 /// What a kernel does with its output: overwrite it (its old contents are never read) or add to it.
 enum class Accumulate : bool { no, yes };
+
+inline namespace RECURFORMER_ISA {
 
 /// Element (i, j) is data[i * row_stride + j * column_stride]. Strides count elements.
 template <StorageType T>

@@ -138,14 +138,19 @@ class Cuda {
   }
 
   int device() const { return device_; }
+  /// "cuda (NVIDIA H100 80GB HBM3)".
+  std::string description() const { return text("cuda (", static_cast<const char*>(properties_.name), ")"); }
   cudaStream_t stream() const { return stream_; }
   /// 80 for 8.0, 90 for 9.0, …
   int compute_capability() const { return 10 * properties_.major + properties_.minor; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
+  /// Dynamic shared memory that a block can have.
+  int most_shared_bytes() const { return static_cast<int>(properties_.sharedMemPerBlockOptin); }
   const cudaDeviceProp& properties() const { return properties_; }
 
   /// Device memory, from the stream's pool: usable by what is put onto the stream from now on.
   void* allocate(std::size_t bytes) {
+    if (bytes == 0) return nullptr;
     activate();
     void* memory = nullptr;
     cuda::check_cuda(cudaMallocAsync(&memory, bytes, stream_), "allocating ", bytes, " bytes on GPU ", device_);
@@ -161,6 +166,14 @@ class Cuda {
   }
   void copy_to_host(void* to, const void* from, std::size_t bytes) {
     copy(to, from, bytes, cudaMemcpyDeviceToHost);
+  }
+  /// The ranges must not overlap.
+  void copy_on_device(void* to, const void* from, std::size_t bytes) {
+    copy(to, from, bytes, cudaMemcpyDeviceToDevice);
+  }
+  void zero(void* memory, std::size_t bytes) {
+    if (bytes != 0)
+      cuda::check_cuda(cudaMemsetAsync(memory, 0, bytes, stream_), "clearing ", bytes, " bytes");
   }
   /// Waits for the stream; reports what went wrong on it.
   void synchronize() { cuda::check_cuda(cudaStreamSynchronize(stream_), "GPU ", device_); }

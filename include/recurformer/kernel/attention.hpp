@@ -3,12 +3,13 @@
 
 // The forward pass of softmax attention as a tile program (FlashAttention-2, arXiv 2307.08691): one tile of
 // queries walks over the tiles of keys it can see and keeps, per query, the running maximum m, the sum l of
-// 2^(s - m) and the output o relative to m. Scores are in units of log 2: the queries come scaled by
-// log2(e)/√d_head. It runs on whatever a Backend's tiles are made of: vector registers, or CUDA fragments.
+// 2^(s - m) and the output o relative to m. Scores s are in units of log 2: the queries come scaled by
+// log2(e)/√d_head, or tiles of scores know the unit of their elements and apply it in row_max() and
+// exponentiate(). It runs on whatever a Backend's tiles are made of: vector registers, or CUDA fragments.
 //
 //   Backend::Output, Scores, Rows     tiles (queries, d_head), (queries, keys), (queries)
 //   backend.rows(x)                   a Rows full of x
-//   backend.queries()                 the tile of scaled queries
+//   backend.queries()                 the tile of queries
 //   backend.stream(f)                 calls f(keys, values, mask) for every tile of visible keys, in order;
 //                                     mask.hide(scores) sets masked scores to -inf (nothing, for full tiles)
 //   backend.observe(scores, mask, correction)   the recency probe; empty unless asked for at compile time

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "recurformer/model/model.hpp"
+#include "recurformer/model/backend.hpp"
 #include "recurformer/model/sampler.hpp"
 
 namespace rf {
@@ -13,9 +13,9 @@ namespace rf {
 /// Feeds `prompt` (at least one token) to sequence `sequence` of the cache, then draws `count` tokens one by
 /// one, each fed back. on_token(token) is called for each as it is drawn; returning false ends the
 /// generation. Returns the drawn tokens. The last drawn token is not fed: pass it as the next prompt to go
-/// on.
-template <class M, class OnToken>
-std::vector<Token> generate(M& model, Cache& cache, std::span<const Token> prompt, std::int64_t count,
+/// on. The model and its cache may be on any backend.
+template <class M, class C, class OnToken>
+std::vector<Token> generate(M& model, C& cache, std::span<const Token> prompt, std::int64_t count,
                             const SamplingOptions& options, OnToken&& on_token, std::int64_t sequence = 0) {
   check(!prompt.empty(), "generation needs a prompt of at least one token");
   Sampler sampler(options);

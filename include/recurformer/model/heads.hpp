@@ -14,6 +14,7 @@
 #include "recurformer/cpu/aligned_buffer.hpp"
 #include "recurformer/cpu/mixer_kernel.hpp"
 #include "recurformer/model/cache.hpp"
+#include "recurformer/model/linear_products.hpp"
 #include "recurformer/model/weights.hpp"
 
 namespace rf {

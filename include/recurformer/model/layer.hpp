@@ -15,6 +15,7 @@
 
 #include "recurformer/cpu/rms_norm.hpp"
 #include "recurformer/cpu/swiglu.hpp"
+#include "recurformer/model/backend.hpp"
 #include "recurformer/model/heads.hpp"
 
 namespace rf {
@@ -137,20 +138,6 @@ void backward_layer(const LayerWeights<Set, P>& weights,
                          scratch.dh.data(), scratch.d_projected, detail::all_runs);
   cpu::rms_norm_backward(tape.x.data(), weights.mixer_norm.data(), tape.scale.data(), scratch.dh.data(), rows,
                          d, dx, cpu::Accumulate::yes, gradients.mixer_norm.data());
-}
-
-/// The backend that runs everywhere; cuda.cuh adds rf::Cuda.
-struct Cpu {};
-
-/// Cache layout of one layer.
-template <class Set, class P>
-std::vector<RunLayout> layer_cache_layout(const LayerWeights<Set, P>& weights, const LayerShape& shape) {
-  std::vector<RunLayout> out;
-  weights.for_each_run([&]<class K>(std::size_t, const RunWeights<K>& run) {
-    out.push_back(run_layout<K>(run.mixer, shape.head_shape(), static_cast<std::int64_t>(run.groups.size())));
-    out.back().members = run.groups;
-  });
-  return out;
 }
 
 /// One layer of a user's own program, instantiated for exactly the heads its spec asks for.

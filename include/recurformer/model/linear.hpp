@@ -1,12 +1,13 @@
 #ifndef RECURFORMER_MODEL_LINEAR_HPP
 #define RECURFORMER_MODEL_LINEAR_HPP
 
+#include <concepts>
 #include <cstdint>
 #include <memory>
 
+#include "recurformer/core/precision.hpp"
 #include "recurformer/core/tensor.hpp"
-#include "recurformer/cpu/gemm.hpp"
-#include "recurformer/cpu/packed_matrix.hpp"
+#include "recurformer/cpu/matrix_view.hpp"
 
 namespace rf {
 
@@ -15,6 +16,7 @@ enum class KeepRows : bool { no, yes };
 
 /// A weight matrix W (out, in) and its products: y = x Wᵀ (+ bias), dx = dy W, dW += dyᵀ x.
 /// Row-major while it may change; pack() trades that for the layout that inference streams through.
+/// This header is enough to hold and to fill it; the products, on the CPU, are in model/linear_products.hpp.
 template <StorageType T>
 class Linear {
  public:
@@ -45,47 +47,21 @@ class Linear {
     check_row_major();
     return values_.data();
   }
-
-  /// Rearranges the weights for inference: they can no longer be changed or trained. The row-major copy goes
-  /// too, unless rows are still looked up (a tied embedding).
-  void pack(KeepRows keep = KeepRows::no) {
-    if (is_packed() || size() == 0) return;
-    packed_ = std::make_shared<cpu::PackedMatrix<T>>(out_, in_, cpu::row_major(values_.data(), in_));
-    if (keep == KeepRows::no) values_ = {};
-  }
   /// Elements of one row, as long as there is a row-major copy.
   const T* row(std::int64_t index) const { return values_.data() + index * in_; }
 
+  /// Rearranges the weights for inference: they can no longer be changed or trained. The row-major copy goes
+  /// too, unless rows are still looked up (a tied embedding).
+  void pack(KeepRows keep = KeepRows::no);
   /// y (rows, out) = or += x (rows, in) Wᵀ + bias; bias (out) may be null.
   void forward(const float* x, std::int64_t x_stride, std::int64_t rows, float* y, std::int64_t y_stride,
-               cpu::Accumulate accumulate = cpu::Accumulate::no, const float* bias = nullptr) const {
-    if (size() == 0 || rows == 0) return;
-    if (is_packed()) {
-      packed_->multiply(x, x_stride, rows, y, y_stride, accumulate, bias);
-      return;
-    }
-    cpu::gemm({rows, out_, in_}, cpu::row_major(x, x_stride),
-              cpu::row_major(values_.data(), in_).transposed(), y, y_stride, accumulate);
-    if (bias)
-      for (std::int64_t r = 0; r < rows; ++r)
-        for (std::int64_t i = 0; i < out_; ++i) y[r * y_stride + i] += bias[i];
-  }
-
+               cpu::Accumulate accumulate = cpu::Accumulate::no, const float* bias = nullptr) const;
   /// dx (rows, in) = or += dy (rows, out) W.
   void backward(const float* dy, std::int64_t dy_stride, std::int64_t rows, float* dx, std::int64_t dx_stride,
-                cpu::Accumulate accumulate = cpu::Accumulate::no) const {
-    if (size() == 0 || rows == 0) return;
-    cpu::gemm({rows, in_, out_}, cpu::row_major(dy, dy_stride), cpu::row_major(data(), in_), dx, dx_stride,
-              accumulate);
-  }
-
+                cpu::Accumulate accumulate = cpu::Accumulate::no) const;
   /// This matrix, as a gradient, += dyᵀ x.
   void add_gradient(const float* dy, std::int64_t dy_stride, const float* x, std::int64_t x_stride,
-                    std::int64_t rows) requires std::same_as<T, float> {
-    if (size() == 0 || rows == 0) return;
-    cpu::gemm({out_, in_, rows}, cpu::row_major(dy, dy_stride).transposed(), cpu::row_major(x, x_stride),
-              data(), in_, cpu::Accumulate::yes);
-  }
+                    std::int64_t rows) requires std::same_as<T, float>;
 
  private:
   void check_row_major() const {
@@ -94,7 +70,7 @@ class Linear {
 
   std::int64_t out_ = 0, in_ = 0;
   Tensor<T, Dims<2>> values_;
-  std::shared_ptr<cpu::PackedMatrix<T>> packed_;
+  std::shared_ptr<const void> packed_;  // a cpu::PackedMatrix<T> of the instruction set that packed it
 };
 
 }  // namespace rf

@@ -11,20 +11,12 @@
 #include <vector>
 
 #include "recurformer/core/parallel.hpp"
+#include "recurformer/model/backend.hpp"
 #include "recurformer/model/cache.hpp"
 #include "recurformer/model/layer.hpp"
 #include "recurformer/model/weights.hpp"
 
 namespace rf {
-
-/// A token of the vocabulary.
-using Token = std::int32_t;
-
-/// New tokens of one sequence of a cache.
-struct SequenceTokens {
-  std::int64_t sequence = 0;  ///< index in the cache
-  std::int64_t rows = 0;      ///< how many of the call's tokens are its
-};
 
 /// What backward of a whole model reads.
 struct ModelTape {
@@ -40,7 +32,7 @@ struct ModelTape {
 
 /// A model over the set of kinds of its spec, with any plan made of them. Not copyable by accident: clone
 /// weights() where a second model is wanted.
-template <ModelSpec Spec, class Backend = Cpu>
+template <ModelSpec Spec, class Backend>
 class Model {
   using Traits = detail::ModelTraits<Spec>;
 

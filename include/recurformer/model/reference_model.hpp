@@ -2,12 +2,15 @@
 #define RECURFORMER_MODEL_REFERENCE_MODEL_HPP
 
 // The executable definition of a whole model: naive loops in double over the model's own parameters, one
-// sequence, no cache. Logits, losses and (by finite differences) gradients are tested against it.
+// sequence, no cache. Logits, losses and (by finite differences) gradients are tested against it. Given a
+// rounding, it is a plain implementation in low precision: what passes from one operation to the next is
+// rounded. Kernels may be at most twice as far from the exact result as that.
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "recurformer/core/dtype.hpp"
@@ -16,7 +19,16 @@
 
 namespace rf::reference {
 
+/// What storing does to an activation.
+using Rounding = double (*)(double);
+inline double exact(double value) { return value; }
+
 namespace detail {
+
+inline std::vector<double> rounded(std::vector<double> values, Rounding round) {
+  for (double& value : values) value = round(value);
+  return values;
+}
 
 template <class T>
 std::vector<double> to_double(const T* data, std::int64_t size) {
@@ -51,7 +63,7 @@ inline std::vector<double> rms_norm_rows(const std::vector<double>& x, const std
 /// One run's heads into their columns of u (rows, heads · d_head).
 template <class K>
 void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vector<double>& h,
-               std::size_t rows, std::vector<double>& u) {
+               std::size_t rows, Rounding round, std::vector<double>& u) {
   if (run.groups.empty()) return;
   const HeadShape head_shape = shape.head_shape();
   const auto width = static_cast<std::size_t>(run.width(head_shape));
@@ -60,6 +72,7 @@ void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vec
   add_product(h, run.projection, projected);
   if (!run.bias.empty())
     for (std::size_t i = 0; i < projected.size(); ++i) projected[i] += static_cast<double>(run.bias[i % all]);
+  projected = rounded(std::move(projected), round);
   for (std::size_t g = 0; g < run.groups.size(); ++g) {
     std::vector<double> group_projected(rows * width),
         out(rows * static_cast<std::size_t>(head_shape.group_width()));
@@ -85,7 +98,7 @@ void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vec
                total = static_cast<std::size_t>(shape.heads_width());
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t i = 0; i < columns; ++i)
-        u[r * total + static_cast<std::size_t>(run.groups[g]) * columns + i] = out[r * columns + i];
+        u[r * total + static_cast<std::size_t>(run.groups[g]) * columns + i] = round(out[r * columns + i]);
   }
 }
 
@@ -93,38 +106,45 @@ void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vec
 
 /// x (rows, d_model) through one layer, in place.
 template <class Set, class P>
-void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape, std::vector<double>& x) {
+void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape, std::vector<double>& x,
+                   Rounding round = exact) {
   const std::size_t rows = x.size() / static_cast<std::size_t>(shape.d_model);
-  const auto h = detail::rms_norm_rows(x, weights.mixer_norm, shape.norm_epsilon);
+  const auto h = detail::rounded(detail::rms_norm_rows(x, weights.mixer_norm, shape.norm_epsilon), round);
   std::vector<double> u(rows * static_cast<std::size_t>(shape.heads_width()));
-  weights.for_each_run([&](std::size_t, const auto& run) { detail::run_heads(run, shape, h, rows, u); });
+  weights.for_each_run(
+      [&](std::size_t, const auto& run) { detail::run_heads(run, shape, h, rows, round, u); });
   detail::add_product(u, weights.output, x);
+  x = detail::rounded(std::move(x), round);
   if (shape.d_ff == 0) return;
   const auto f = static_cast<std::size_t>(shape.d_ff);
   std::vector<double> gate_up(rows * 2 * f), act(rows * f);
-  detail::add_product(detail::rms_norm_rows(x, weights.mlp_norm, shape.norm_epsilon), weights.gate_up,
-                      gate_up);
+  detail::add_product(detail::rounded(detail::rms_norm_rows(x, weights.mlp_norm, shape.norm_epsilon), round),
+                      weights.gate_up, gate_up);
+  gate_up = detail::rounded(std::move(gate_up), round);
   for (std::size_t r = 0; r < rows; ++r)
     for (std::size_t i = 0; i < f; ++i) {
       const double gate = gate_up[r * 2 * f + i];
-      act[r * f + i] = gate / (1.0 + std::exp(-gate)) * gate_up[r * 2 * f + f + i];
+      act[r * f + i] = round(gate / (1.0 + std::exp(-gate)) * gate_up[r * 2 * f + f + i]);
     }
   detail::add_product(act, weights.down, x);
+  x = detail::rounded(std::move(x), round);
 }
 
 /// Logits (tokens, vocabulary) of one sequence.
 template <class Set, class P>
-std::vector<double> logits(const ModelWeights<Set, P>& weights, std::span<const std::int32_t> tokens) {
+std::vector<double> logits(const ModelWeights<Set, P>& weights, std::span<const std::int32_t> tokens,
+                           Rounding round = exact) {
   const LayerShape& shape = weights.shape.layer;
   const auto d = static_cast<std::size_t>(shape.d_model);
   std::vector<double> x(tokens.size() * d);
   for (std::size_t r = 0; r < tokens.size(); ++r)
     for (std::size_t i = 0; i < d; ++i)
       x[r * d + i] = convert<double>(weights.embedding.data()[static_cast<std::size_t>(tokens[r]) * d + i]);
-  for (const auto& layer : weights.layers) forward_layer(layer, shape, x);
+  for (const auto& layer : weights.layers) forward_layer(layer, shape, x, round);
   std::vector<double> out(tokens.size() * static_cast<std::size_t>(weights.shape.vocabulary));
-  detail::add_product(detail::rms_norm_rows(x, weights.final_norm, shape.norm_epsilon), weights.logits(),
-                      out);
+  detail::add_product(
+      detail::rounded(detail::rms_norm_rows(x, weights.final_norm, shape.norm_epsilon), round),
+      weights.logits(), out);
   return out;
 }
 

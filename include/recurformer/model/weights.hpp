@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "recurformer/core/tensor.hpp"
+#include "recurformer/model/cache_layout.hpp"
 #include "recurformer/model/linear.hpp"
 #include "recurformer/model/parameters.hpp"
 #include "recurformer/spec/model_spec.hpp"
@@ -158,6 +159,17 @@ struct ModelWeights {
   const Linear<Weight>& logits() const { return shape.tied_embeddings ? embedding : head; }
   Linear<Weight>& logits() { return shape.tied_embeddings ? embedding : head; }
 };
+
+/// Cache layout of one layer.
+template <class Set, class P>
+std::vector<RunLayout> layer_cache_layout(const LayerWeights<Set, P>& weights, const LayerShape& shape) {
+  std::vector<RunLayout> out;
+  weights.for_each_run([&]<class K>(std::size_t, const RunWeights<K>& run) {
+    out.push_back(run_layout<K>(run.mixer, shape.head_shape(), static_cast<std::int64_t>(run.groups.size())));
+    out.back().members = run.groups;
+  });
+  return out;
+}
 
 namespace detail {
 

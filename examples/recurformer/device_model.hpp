@@ -1,0 +1,56 @@
+#ifndef EXAMPLES_RECURFORMER_DEVICE_MODEL_HPP
+#define EXAMPLES_RECURFORMER_DEVICE_MODEL_HPP
+
+// Generation on a device: the model in bf16, its kernels in a file of their own (cuda_model.cu,
+// simulated_model.cpp), so that the rest of the program neither needs nvcc nor waits for it.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "recurformer/model/backend.hpp"
+#include "recurformer/model/sampler.hpp"
+#include "recurformer/model/weights.hpp"
+#include "recurformer/spec/attention.hpp"
+#include "recurformer/spec/mamba.hpp"
+#include "recurformer/spec/mamba2.hpp"
+#include "recurformer/spec/streaming_attention.hpp"
+
+namespace cli {
+
+/// The kinds of heads this program has device kernels for.
+struct DeviceSpec {
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Bf16>, rf::Kind<rf::StreamingAttention<>, rf::Bf16>,
+                          rf::Kind<rf::Mamba<>, rf::Bf16>, rf::Kind<rf::Mamba2<>, rf::Bf16>>;
+  using Precision = rf::Bf16;
+  using Widths = std::integer_sequence<int, 16, 32, 64, 128>;
+};
+using DeviceModelWeights = rf::ModelWeights<DeviceSpec::Kinds, DeviceSpec::Precision>;
+
+/// A model on a device and one sequence of its cache.
+class DeviceModel {
+ public:
+  virtual ~DeviceModel() = default;
+  /// rf::generate() on this model's sequence.
+  virtual std::vector<rf::Token> generate(std::span<const rf::Token> prompt, std::int64_t count,
+                                          const rf::SamplingOptions& options,
+                                          const std::function<bool(rf::Token)>& on_token) = 0;
+  virtual std::int64_t cache_tokens() const = 0;
+  virtual std::int64_t cache_bytes() const = 0;
+  /// "cuda (NVIDIA H100 80GB HBM3)".
+  virtual std::string backend() const = 0;
+};
+
+/// Empty if there is a GPU that this program can use; otherwise why not.
+std::string why_no_cuda();
+/// A model on the first GPU. Throws rf::Error where why_no_cuda() has a reason.
+std::unique_ptr<DeviceModel> model_on_cuda(const DeviceModelWeights& weights);
+/// A model whose CUDA kernels run thread by thread on the CPU: exact, very slow, for finding mistakes.
+std::unique_ptr<DeviceModel> model_on_simulator(const DeviceModelWeights& weights);
+
+}  // namespace cli
+
+#endif  // EXAMPLES_RECURFORMER_DEVICE_MODEL_HPP

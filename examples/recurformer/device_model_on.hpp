@@ -1,0 +1,40 @@
+#ifndef EXAMPLES_RECURFORMER_DEVICE_MODEL_ON_HPP
+#define EXAMPLES_RECURFORMER_DEVICE_MODEL_ON_HPP
+
+#include <string>
+#include <utility>
+
+#include "device_model.hpp"
+#include "recurformer/model/device_model.hpp"
+#include "recurformer/model/generate.hpp"
+
+namespace cli {
+
+/// DeviceModel on one kind of device.
+template <class Device>
+class DeviceModelOn final : public DeviceModel {
+ public:
+  template <class... DeviceArguments>
+  DeviceModelOn(const DeviceModelWeights& weights, DeviceArguments&&... arguments)
+      : device_(std::forward<DeviceArguments>(arguments)...),
+        model_(device_, weights),
+        cache_(model_.make_cache()) {}
+
+  std::vector<rf::Token> generate(std::span<const rf::Token> prompt, std::int64_t count,
+                                  const rf::SamplingOptions& options,
+                                  const std::function<bool(rf::Token)>& on_token) override {
+    return rf::generate(model_, cache_, prompt, count, options, on_token);
+  }
+  std::int64_t cache_tokens() const override { return cache_.length(); }
+  std::int64_t cache_bytes() const override { return cache_.bytes(); }
+  std::string backend() const override { return device_.description(); }
+
+ private:
+  Device device_;
+  rf::Model<DeviceSpec, Device> model_;
+  rf::DeviceCache<Device> cache_;
+};
+
+}  // namespace cli
+
+#endif  // EXAMPLES_RECURFORMER_DEVICE_MODEL_ON_HPP

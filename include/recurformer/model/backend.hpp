@@ -1,0 +1,30 @@
+#ifndef RECURFORMER_MODEL_BACKEND_HPP
+#define RECURFORMER_MODEL_BACKEND_HPP
+
+// What models on all backends share: the backend's name as a type, tokens, and the template itself.
+
+#include <cstdint>
+
+#include "recurformer/spec/model_spec.hpp"
+
+namespace rf {
+
+/// The backend that runs everywhere. The others are devices: rf::Cuda, rf::Simulated.
+struct Cpu {};
+
+/// A model; see model/model.hpp and model/device_model.hpp.
+template <ModelSpec Spec, class Backend = Cpu>
+class Model;
+
+/// A token of the vocabulary.
+using Token = std::int32_t;
+
+/// New tokens of one sequence of a cache.
+struct SequenceTokens {
+  std::int64_t sequence = 0;  ///< index in the cache
+  std::int64_t rows = 0;      ///< how many of the call's tokens are its
+};
+
+}  // namespace rf
+
+#endif  // RECURFORMER_MODEL_BACKEND_HPP

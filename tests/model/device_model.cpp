@@ -1,0 +1,33 @@
+#include <doctest/doctest.h>
+
+#include "model/device_model_cases.hpp"
+#include "recurformer/cuda/simulated.hpp"
+
+TEST_CASE("device model, simulated: prefill at once, in chunks and token by token") {
+  for (const unsigned seed : {0u, 5u}) {
+    rf::Simulated device({.seed = seed});
+    device_model::check_chunks(device);
+  }
+}
+
+TEST_CASE(
+    "device model, simulated: several sequences at once are as each alone, and greedy tokens are the best "
+    "ones") {
+  rf::Simulated device({.seed = 3});
+  device_model::check_batch(device);
+}
+
+TEST_CASE("device model, simulated: a snapshot is a moment, and shared pages are copied when written") {
+  rf::Simulated device;
+  device_model::check_snapshot(device);
+}
+
+TEST_CASE("device model, simulated: what it refuses") {
+  rf::Simulated device;
+  device_model::check_refusals(device);
+}
+
+TEST_CASE("device model, simulated: prefill and decode across the border between two pages of the cache") {
+  rf::Simulated device;
+  device_model::check_pages(device);
+}

@@ -1,0 +1,236 @@
+#ifndef TESTS_MODEL_DEVICE_MODEL_CASES_HPP
+#define TESTS_MODEL_DEVICE_MODEL_CASES_HPP
+
+// A whole small hybrid model, all four mixers in every layer, on a device: as close to its definition as a
+// plain implementation in the same precision, whatever the prompt is cut into. The checks run on the
+// simulated device (device_model.cpp) and on a GPU (device_model.cu).
+
+// A whole small hybrid model, all four mixers in every layer, on the simulated device: as close to its
+// definition as a plain implementation in the same precision, whatever the prompt is cut into.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "recurformer/model/device_model.hpp"
+#include "recurformer/model/reference_model.hpp"
+#include "recurformer/reference/attention.hpp"
+#include "recurformer/reference/mamba.hpp"
+#include "recurformer/reference/mamba2.hpp"
+#include "recurformer/spec/attention.hpp"
+#include "recurformer/spec/mamba.hpp"
+#include "recurformer/spec/mamba2.hpp"
+#include "recurformer/spec/streaming_attention.hpp"
+
+namespace device_model {
+
+struct Spec {
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Bf16>, rf::Kind<rf::StreamingAttention<>, rf::Bf16>,
+                          rf::Kind<rf::Mamba<>, rf::Bf16>, rf::Kind<rf::Mamba2<>, rf::Bf16>>;
+  using Precision = rf::Bf16;
+  using Widths = std::integer_sequence<int, 16>;
+};
+using Weights = rf::ModelWeights<Spec::Kinds, Spec::Precision>;
+
+inline constexpr int vocabulary = 40;
+
+inline Weights host_weights() {
+  const rf::ModelShape shape{
+      .vocabulary = vocabulary,
+      .layers = 2,
+      .layer = {.d_model = 24, .d_head = 16, .kv_groups = 4, .queries_per_group = 2, .d_ff = 40},
+      .tied_embeddings = true};
+  const rf::Plan plan{.kinds = {{"attention", "bf16", {}},
+                                {"streaming", "bf16", {{"sink", 2}, {"window", 5}}},
+                                {"mamba", "bf16", {}},
+                                {"mamba2", "bf16", {}}},
+                      .kind_of_group = {{0, 2, 3, 1}, {3, 0, 1, 2}}};
+  Weights out(shape, rf::bind_plan<Spec::Kinds>(plan));
+  rf::initialise(out, 1);
+  // every parameter differs from zero
+  rf::Random random(101);
+  for (const auto& parameter : rf::parameter_refs(out))
+    for (std::int64_t i = 0; i < parameter.size; ++i) {
+      const auto moved = [&](auto& value) {
+        value = rf::convert<std::remove_reference_t<decltype(value)>>(
+            rf::convert<float>(value) + static_cast<float>(0.05 * random.normal()));
+      };
+      if (parameter.dtype == rf::DType::F32)
+        moved(static_cast<float*>(parameter.data)[i]);
+      else
+        moved(static_cast<rf::bf16*>(parameter.data)[i]);
+    }
+  return out;
+}
+
+inline std::vector<rf::Token> random_tokens(std::int64_t count, std::uint64_t seed) {
+  rf::Random random(seed);
+  std::vector<rf::Token> out;
+  for (std::int64_t i = 0; i < count; ++i) out.push_back(static_cast<rf::Token>(random.below(vocabulary)));
+  return out;
+}
+
+inline double to_bf16(double value) { return rf::convert<double>(rf::convert<rf::bf16>(value)); }
+
+/// The last row of logits by definition, and how far a plain implementation in bf16 is from it.
+struct Expected {
+  Expected(const Weights& weights, std::span<const rf::Token> tokens)
+      : exact(last(rf::reference::logits(weights, tokens))),
+        plain_error(error(last(rf::reference::logits(weights, tokens, to_bf16)))) {
+    for (const double x : exact) largest = std::max(largest, std::abs(x));
+  }
+  /// The two-times rule: worst error, and two units in the last place of bf16 at the largest logit.
+  bool allows(std::span<const float> logits) const {
+    return error({logits.begin(), logits.end()}) <= 2 * plain_error + largest * 0x1p-7;
+  }
+  /// True if the best token leads by more than twice what is allowed, so that rounding cannot change it.
+  bool is_clear() const {
+    std::vector<double> sorted = exact;
+    std::sort(sorted.rbegin(), sorted.rend());
+    return sorted[0] - sorted[1] > 2 * (2 * plain_error + largest * 0x1p-7);
+  }
+  rf::Token best() const {
+    return static_cast<rf::Token>(std::max_element(exact.begin(), exact.end()) - exact.begin());
+  }
+
+  std::vector<double> exact;
+  double plain_error;
+  double largest = 0;
+
+ private:
+  static std::vector<double> last(const std::vector<double>& logits) {
+    return {logits.end() - vocabulary, logits.end()};
+  }
+  double error(const std::vector<double>& logits) const {
+    double worst = 0;
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      const double difference = std::abs(logits[i] - exact[i]);
+      if (!(difference <= worst)) worst = difference;  // NaN, too
+    }
+    return worst;
+  }
+};
+
+/// The same text fed in chunks of these lengths, one chunking after the other.
+template <class Device>
+void check_chunks(Device& device, const std::vector<std::vector<std::int64_t>>& chunkings) {
+  const Weights host = host_weights();
+  const std::int64_t length = std::accumulate(chunkings[0].begin(), chunkings[0].end(), std::int64_t{0});
+  const auto tokens = random_tokens(length, 7);
+  const Expected expected(host, tokens);
+  rf::Model<Spec, Device> model(device, host);
+  for (const auto& chunks : chunkings) {
+    CAPTURE(chunks.size());
+    auto cache = model.make_cache();
+    std::size_t first = 0;
+    std::vector<float> logits;
+    for (const std::int64_t chunk : chunks) {
+      const auto result =
+          model.next_logits(std::span(tokens).subspan(first, static_cast<std::size_t>(chunk)), cache);
+      logits.assign(result.begin(), result.end());
+      first += static_cast<std::size_t>(chunk);
+    }
+    CHECK(cache.length() == length);
+    CHECK(expected.allows(logits));
+  }
+}
+
+/// Prefill at once, in chunks and token by token.
+template <class Device>
+void check_chunks(Device& device) {
+  check_chunks(device, {{45}, {1, 44}, {20, 1, 1, 9, 14}, {40, 1, 1, 1, 1, 1}, {33, 12}});
+}
+
+/// Prefill and decode across the border between two pages of the cache.
+template <class Device>
+void check_pages(Device& device) {
+  check_chunks(device, {{270}, {250, 5, 1, 2, 12}});
+}
+
+/// Several sequences at once are as each alone, and greedy tokens are the best ones.
+template <class Device>
+void check_batch(Device& device) {
+  const Weights host = host_weights();
+  rf::Model<Spec, Device> model(device, host);
+  auto cache = model.make_cache(3);
+  std::vector<std::vector<rf::Token>> texts = {random_tokens(19, 1), random_tokens(1, 2),
+                                               random_tokens(34, 3)};
+
+  const auto call = [&](const std::vector<std::size_t>& from) {
+    std::vector<rf::Token> tokens;
+    std::vector<rf::SequenceTokens> parts;
+    for (std::size_t s = 0; s < texts.size(); ++s) {
+      const auto length = static_cast<std::int64_t>(texts[s].size() - from[s]);
+      if (length == 0) continue;
+      parts.push_back({static_cast<std::int64_t>(s), length});
+      tokens.insert(tokens.end(), texts[s].begin() + static_cast<std::ptrdiff_t>(from[s]), texts[s].end());
+    }
+    return std::pair(tokens, parts);
+  };
+
+  std::vector<std::size_t> done(3, 0);
+  for (int step = 0; step < 4; ++step) {
+    const auto [tokens, parts] = call(done);
+    const auto snapshot = cache.snapshot();
+    const auto logits = model.forward(tokens, parts, cache);
+    const std::vector<float> kept(logits.begin(), logits.end());
+    cache.restore(snapshot);
+    const std::vector<rf::Token> next = model.greedy(tokens, parts, cache);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      CAPTURE(step);
+      CAPTURE(i);
+      const auto s = static_cast<std::size_t>(parts[i].sequence);
+      const Expected expected(host, texts[s]);
+      CHECK(expected.allows(std::span(kept).subspan(i * vocabulary, vocabulary)));
+      if (expected.is_clear()) CHECK(next[i] == expected.best());
+      done[s] = texts[s].size();
+      if (step < 3 && s != static_cast<std::size_t>(step)) texts[s].push_back(next[i]);
+    }
+  }
+}
+
+/// A snapshot is a moment, and shared pages are copied when written.
+template <class Device>
+void check_snapshot(Device& device) {
+  const Weights host = host_weights();
+  rf::Model<Spec, Device> model(device, host);
+  auto cache = model.make_cache();
+  const auto prompt = random_tokens(20, 4), left = random_tokens(3, 5), right = random_tokens(3, 6);
+  model.next_logits(prompt, cache);
+  const auto moment = cache.snapshot();
+  const auto continued = [&](const std::vector<rf::Token>& tokens) {
+    const auto logits = model.next_logits(tokens, cache);
+    return std::vector<float>(logits.begin(), logits.end());
+  };
+  const auto first = continued(left);
+  cache.restore(moment);
+  CHECK(cache.length() == 20);
+  CHECK(continued(right) != first);
+  cache.restore(moment);
+  CHECK(continued(left) == first);  // the same calls give the same bits
+  cache.reset();
+  CHECK(cache.length() == 0);
+  model.next_logits(prompt, cache);
+  CHECK(continued(left) == first);
+}
+
+/// What it refuses.
+template <class Device>
+void check_refusals(Device& device) {
+  const Weights host = host_weights();
+  rf::Model<Spec, Device> model(device, host);
+  auto cache = model.make_cache();
+  const std::vector<rf::Token> tokens = {1, 2};
+  const rf::SequenceTokens other{1, 2}, wrong_count{0, 3};
+  CHECK_THROWS_AS(model.forward(tokens, {&other, 1}, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(model.forward(tokens, {&wrong_count, 1}, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(model.next_logits(std::vector<rf::Token>{vocabulary}, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(model.next_logits(std::vector<rf::Token>{}, cache), rf::ArgumentError);
+  CHECK(cache.length() == 0);
+}
+
+}  // namespace device_model
+
+#endif  // TESTS_MODEL_DEVICE_MODEL_CASES_HPP
