@@ -37,8 +37,7 @@ TEST_CASE_TEMPLATE("Mamba on CUDA: decode equals the reference under every sched
 }
 
 TEST_CASE_TEMPLATE("Mamba on CUDA: decode with other numbers of states", Mixer,
-                   Mamba<ScanShape{.d_state = 1, .d_conv = 2}>, Mamba<ScanShape{.d_state = 8}>,
-                   Mamba<ScanShape{.d_state = 18, .d_conv = 5}>, Mamba<ScanShape{.d_state = 64}>,
+                   Mamba<ScanShape{.d_state = 1, .d_conv = 2}>, Mamba<ScanShape{.d_state = 18, .d_conv = 5}>,
                    Mamba<ScanShape{.d_state = 100}>) {
   Simulated device({.seed = 4});
   check_decode<Mixer, float, 16>(device, {.lengths = {1, 7}, .groups = {1}});

@@ -248,7 +248,8 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
 };
 
 /// Computes one item by all threads of a block, which has at least PrefillTiles::bytes of shared memory at
-/// `shared`, 128-byte aligned. Work of another kind may use that memory after sync_threads().
+/// `shared`, 128-byte aligned. Whatever comes next, another item too, may use that memory after
+/// sync_threads(). The item is read throughout: in shared memory it costs the loop over keys no register.
 template <int D, class Tuning, class Parameters>
 RECURFORMER_DEVICE void attention_item(const Parameters& parameters, const AttentionItem& item,
                                        unsigned char* shared) {
@@ -270,7 +271,6 @@ struct AttentionPrefill {
   static constexpr int tile_bytes = PrefillTiles<typename Attention::Element, D, Tuning>::bytes;
   static constexpr int shared_bytes = tile_bytes + static_cast<int>(sizeof(AttentionItem));
 
-  /// The item lies in shared memory, at a constant address, where it costs the loop over keys no register.
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
     auto* shared = arch::shared_memory<unsigned char>();
     auto* item = reinterpret_cast<AttentionItem*>(shared + tile_bytes);

@@ -59,7 +59,7 @@ struct Mamba2Arguments {
   int groups = 0;            ///< of the run
   int queries = 1;           ///< query heads of a group
   Mamba2Locals locals = {};
-  RopeRows rope = {};  ///< covers every position of the batch; only with rotary positions
+  RotaryTable rope = {};  ///< covers every position of the batch; only with rotary positions
   Mamba2States states = {};
 
   static RECURFORMER_HOST_DEVICE constexpr std::int64_t state_size(int d_head) {

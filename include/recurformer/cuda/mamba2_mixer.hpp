@@ -52,7 +52,7 @@ struct MixerKernel<Mamba2<Policy>> {
                    .c1 = local[3],
                    .skip = local[4],
                    .norm_gain = Policy.norm ? local[5] : nullptr},
-        .rope = {batch.rope.cosines, batch.rope.sines, batch.rope.stride},
+        .rope = batch.rope,
         .states = {.base = run.fields[0].template block<float>(0),
                    .slots = batch.device_slots,
                    .slot_stride = run.fields[0].block_bytes / static_cast<std::int64_t>(sizeof(float))}};

@@ -40,7 +40,7 @@ template <class Tile>
 struct DecodeKernel {
   using Parameters = Arguments<typename Tile::Value>;
   static constexpr int threads = Tile::threads;
-  static constexpr int blocks_per_multiprocessor = blocks_for(threads);
+  static constexpr int blocks_per_multiprocessor = Tile::blocks_per_multiprocessor;
 
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
     const arch::Dim3 block = arch::block_index();

@@ -10,10 +10,6 @@
 
 namespace rf::cuda::mamba {
 
-/// Blocks per multiprocessor that leave a thread about 100 registers: what the scan and its projection need
-/// without spilling, with at least 4 warps per sub-partition to keep its special-function unit busy.
-constexpr int blocks_for(int threads) { return threads >= 640 ? 1 : 640 / threads; }
-
 /// Throws ArgumentError unless rows of activations can be moved 16 bytes at a time.
 template <class Head, class T>
 void check_arguments(const Arguments<T>& arguments) {

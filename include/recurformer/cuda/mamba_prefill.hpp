@@ -242,7 +242,7 @@ template <class Tile>
 struct FirstKernel {
   using Parameters = PrefillParameters<typename Tile::Value>;
   static constexpr int threads = Tile::threads;
-  static constexpr int blocks_per_multiprocessor = blocks_for(threads);
+  static constexpr int blocks_per_multiprocessor = Tile::blocks_per_multiprocessor;
 
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
     first_item<Tile>(parameters, arch::block_index().x, arch::shared_memory<unsigned char>());
@@ -253,7 +253,7 @@ template <class Tile>
 struct ReplayKernel {
   using Parameters = PrefillParameters<typename Tile::Value>;
   static constexpr int threads = Tile::threads;
-  static constexpr int blocks_per_multiprocessor = blocks_for(threads);
+  static constexpr int blocks_per_multiprocessor = Tile::blocks_per_multiprocessor;
 
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
     replay_item<Tile>(parameters, arch::block_index().x, arch::shared_memory<unsigned char>());
@@ -281,7 +281,8 @@ template <class Head, class T>
 Plan plan_prefill(std::span<const SequenceRows> sequences, int heads, int multiprocessors) {
   using Tile = PrefillTile<Head, T>;
   constexpr int shared_bytes = 227 * 1024;  // an H100's; fewer make the plan only a little worse
-  constexpr int slots = std::min(blocks_for(Tile::threads), shared_bytes / (Shared<Tile>::bytes + 1024));
+  constexpr int slots =
+      std::min(Tile::blocks_per_multiprocessor, shared_bytes / (Shared<Tile>::bytes + 1024));
   return plan_chunks(sequences, heads, multiprocessors * slots);
 }
 

@@ -37,6 +37,14 @@ constexpr int projection_lanes(int tasks, int threads, int d_head) {
   return lanes;
 }
 
+/// Blocks per multiprocessor that leave a thread the registers that the scan and its projection need without
+/// spilling: about 100, with 16 states 128. At least 4 warps per sub-partition keep its special-function unit
+/// busy.
+constexpr int resident_blocks(int threads, int states_per_lane) {
+  const int resident = states_per_lane > 8 ? 512 : 640;
+  return threads >= resident ? 1 : resident / threads;
+}
+
 }  // namespace detail
 
 /// Many tokens per sequence: small redundancy, a tile's memory traffic hidden behind the one before it.
@@ -48,6 +56,8 @@ struct PrefillTile {
                                                                               : Head::d_head <= 128 ? 2
                                                                                                     : 1);
   static constexpr int threads = Head::d_head * lanes;
+  static constexpr int blocks_per_multiprocessor =
+      detail::resident_blocks(threads, Head::padded_states / lanes);
   static constexpr int tokens = Head::d_head <= 64 ? 32 : 16;  ///< of a tile
   static constexpr int step = lanes;  ///< tokens whose outputs are summed over the lanes together
   /// A thread of the projection computes this many tokens × 4 columns, with others over d_head.
@@ -63,6 +73,8 @@ struct DecodeTile {
   using Value = T;
   static constexpr int lanes = detail::lanes_per_channel(Head::padded_states, Head::d_head <= 128 ? 4 : 2);
   static constexpr int threads = Head::d_head * lanes;
+  static constexpr int blocks_per_multiprocessor =
+      detail::resident_blocks(threads, Head::padded_states / lanes);
   static constexpr int most_tokens = Head::d_head <= 128 ? 8 : 4;  // d_head 256 in 99 KB of shared memory
   static constexpr int tokens = lanes > most_tokens ? lanes : most_tokens;
   static constexpr int step = 1;

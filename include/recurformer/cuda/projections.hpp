@@ -25,6 +25,7 @@
 #include "recurformer/core/rows_view.hpp"
 #include "recurformer/cuda/gemm_epilogue.hpp"
 #include "recurformer/cuda/packed_elements.hpp"
+#include "recurformer/cuda/rotary_table.hpp"
 #include "recurformer/spec/batch.hpp"
 #include "recurformer/spec/cache_field.hpp"
 
@@ -50,13 +51,6 @@ struct ProjectionUnit {
 struct RowPlace {
   int sequence = 0;  ///< index in the batch
   int position = 0;
-};
-
-/// Cosines and sines of positions, d_head / 2 each, rows `stride` floats apart (a multiple of 4).
-struct RotaryTable {
-  const float* cosines = nullptr;
-  const float* sines = nullptr;
-  std::int64_t stride = 0;
 };
 
 /// The table of a layer's fused projection, made on the host.

@@ -5,6 +5,10 @@
 // and slowly. It is how kernels are tested where there is no GPU, and how they are stepped through in a
 // debugger. Everything that launches kernels is a template over the device, and so runs on this one too.
 
+#if defined(__CUDACC__)
+#error "recurformer: rf::Simulated is for files that nvcc does not compile; in this one kernels are for rf::Cuda"
+#endif
+
 #include <cstddef>
 #include <cstring>
 #include <new>

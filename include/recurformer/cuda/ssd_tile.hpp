@@ -16,6 +16,7 @@
 
 #include "recurformer/arch/arch.hpp"
 #include "recurformer/core/rows_view.hpp"
+#include "recurformer/cuda/rotary_table.hpp"
 
 namespace rf::cuda {
 
@@ -27,14 +28,6 @@ struct alignas(8) TwoFloats {
 /// Four floats moved by one 16-byte access.
 struct alignas(16) FourFloats {
   float value[4];
-};
-
-/// Cosines and sines of rotary positions on the device: those of position p start at p · stride and are
-/// d_head / 2 floats each.
-struct RopeRows {
-  const float* cosines = nullptr;
-  const float* sines = nullptr;
-  std::int64_t stride = 0;
 };
 
 /// True if rows of 16-bit elements can be moved in pieces of 16 bytes from any column divisible by 8.
@@ -110,7 +103,7 @@ struct SsdTile {
 
   /// Turns the first `valid` rows by positions `position`, `position` + 1, …; results are rounded to T.
   template <int Threads>
-  RECURFORMER_DEVICE void rotate_rows(const RopeRows& rope, std::int64_t position, int valid) const {
+  RECURFORMER_DEVICE void rotate_rows(const RotaryTable& rope, std::int64_t position, int valid) const {
     constexpr int half = pieces / 2, pass_rows = Threads / half;
     const int piece = arch::thread_index() % half;
     for (int row = arch::thread_index() / half; row < valid; row += pass_rows) {

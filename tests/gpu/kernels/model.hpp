@@ -6,12 +6,7 @@
 
 #include <utility>
 
-#include "recurformer/cuda/device.cuh"
-#include "recurformer/model/device_model.hpp"
-#include "recurformer/spec/attention.hpp"
-#include "recurformer/spec/mamba.hpp"
-#include "recurformer/spec/mamba2.hpp"
-#include "recurformer/spec/streaming_attention.hpp"
+#include "recurformer/cuda.cuh"
 
 template <class P, int d_head>
 struct AllMixers {
