@@ -26,7 +26,7 @@ struct DeviceSpec {
   using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Bf16>, rf::Kind<rf::StreamingAttention<>, rf::Bf16>,
                           rf::Kind<rf::Mamba<>, rf::Bf16>, rf::Kind<rf::Mamba2<>, rf::Bf16>>;
   using Precision = rf::Bf16;
-  using Widths = std::integer_sequence<int, 16, 32, 64, 128>;
+  using Widths = std::integer_sequence<int, 16, 64, 128>;
 };
 using DeviceModelWeights = rf::ModelWeights<DeviceSpec::Kinds, DeviceSpec::Precision>;
 

@@ -36,7 +36,7 @@ inline std::vector<arch::SimulatorOptions> schedules() {
 }
 
 struct MambaCase {
-  std::vector<std::int64_t> lengths = {19, 0, 1, 70};
+  std::vector<std::int64_t> lengths = {19, 0, 1, 40};
   std::vector<int> groups = {3, 0};  ///< of the layer, one per group of the run
   int layer_groups = 4;
   int heads_per_group = 2;

@@ -4,10 +4,10 @@
 // One block's work on one head: a chunk of the tokens of one sequence, tile by tile. The copies of the next
 // tile's x run during the scan of this one, those of z during everything before the gate:
 //
-//   x arrived │ start z → convolve │ start next x → project │ step_size │ scan, z arrived │ gate        │
-//   barrier
+//   x arrived │ start z, convolve │ start next x, project │ step_size │ scan, z arrived │ gate
 //
-// With Outputs = false only what the scan leaves behind is computed: no C, z, y.
+// with a barrier at every line. With Outputs = false only what the scan leaves behind is computed: no C, z,
+// y.
 
 #include <cstdint>
 

@@ -19,10 +19,14 @@
 // The decay of a whole chunk is one exponential, no product that could underflow on the way. Sums are in an
 // order that the plan fixes: the same plan gives the same bits, on any GPU of an architecture.
 //
-//   floor, per token and channel: d_state + 4 exponentials and reciprocals on the special-function units (an
-//   H100: 3.87e12 per second, 5.2 ps with d_state 16); 3 · sizeof(T) bytes (2.4 ps per 8 bytes); 4·d_state +
-//   columns + d_conv + dt_rank + 20 float instructions (30.9e12 per second, 4.2 ps). With chunks, all but the
-//   bytes of z and out nearly twice.
+// Floors per token and channel, with d_state 16, d_head 64 and bf16, on an H100:
+//
+//   special functions   d_state + 4 exponentials and reciprocals     5.2 ps   at 3.87e12 per second
+//   float arithmetic    4·d_state + columns + d_conv + dt_rank + 20  4.1 ps   at 30.9e12 per second
+//   memory              x, z and out                                 1.8 ps   at 3.35e12 bytes per second
+//
+// All instructions that the compiler makes of it, about 210, take 6.9 ps to issue. With chunks everything but
+// z, C, y and the gate is done twice for all but the first and last chunk.
 
 #include <algorithm>
 #include <cstddef>
@@ -42,7 +46,8 @@ struct Plan {
   bool several = false;  ///< some sequence has more than one
 };
 
-/// The Plan with chunks of the given length, >= d_conv - 1. `sequences` is the batch, on the host.
+/// The Plan with chunks of the given length, >= 1, and >= d_conv - 1 where that cuts a sequence. `sequences`
+/// is the batch, on the host.
 inline Plan plan_with_chunks(std::span<const SequenceRows> sequences, int chunk_rows) {
   Plan plan{.chunk_rows = chunk_rows};
   for (const SequenceRows& sequence : sequences) {
@@ -293,7 +298,7 @@ void prefill(Device& device, const Plan& plan, const Arguments<T>& arguments, vo
   using Tile = PrefillTile<Head, T>;
   check_arguments<Head>(arguments);
   const int heads = arguments.heads();
-  check(plan.chunk_rows >= Head::past || plan.chunks == 0, "Mamba: chunks of ", plan.chunk_rows,
+  check(!plan.several || plan.chunk_rows >= Head::past, "Mamba: chunks of ", plan.chunk_rows,
         " tokens; a convolution of ", Head::taps, " taps needs ", Head::past, " at least");
   check(std::int64_t{plan.chunks} * heads < std::int64_t{1} << 31, "Mamba: ", plan.chunks, " chunks of ",
         heads, " heads are too many for one launch; split the batch");
