@@ -18,8 +18,9 @@ TEST_CASE("conformance: this GPU does what the simulator does") {
     CAPTURE(Case::name);
     const conformance::Words in = conformance::inputs<Case>(), zeros(Case::out_words);
     rf::cuda::DeviceArray<conformance::Word, rf::Cuda> from(device, in), to(device, zeros);
-    device.launch<Case>({.blocks = {Case::blocks}, .shared_bytes = Case::shared_bytes, .cooperative = Case::blocks > 1},
-                        {from.data(), to.data()});
+    device.launch<Case>(
+        {.blocks = {Case::blocks}, .shared_bytes = Case::shared_bytes, .cooperative = Case::blocks > 1},
+        {from.data(), to.data()});
     CHECK(conformance::distance<Case>(simulated[static_cast<std::size_t>(index)], to.to_host()) <= 1);
   });
 }

@@ -44,6 +44,7 @@ struct HopperGemm {
   };
   static constexpr int threads = 384;
   static constexpr int blocks_per_multiprocessor = 1;
+  static constexpr int least_compute_capability = 90;
 
   static constexpr int stages = 3, groups = 2, panel = 64 * 64 * 2;  // bytes of a 64 x 64 box
   static constexpr int a_bytes = groups * panel, b_bytes = N / 64 * panel, stage_bytes = a_bytes + b_bytes;

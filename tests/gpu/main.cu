@@ -1,5 +1,5 @@
-// main of the tests that need a GPU. Without one it ends with 77, which CTest reports as skipped, or fails where
-// RECURFORMER_REQUIRE_GPU is set.
+// main of the tests that need a GPU. Without one it ends with 77, which CTest reports as skipped, or fails
+// where RECURFORMER_REQUIRE_GPU is set.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 

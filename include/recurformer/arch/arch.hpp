@@ -9,10 +9,11 @@
 //     struct Parameters { … };                          // plain values and device pointers
 //     static constexpr int threads = …;                 // per block
 //     static constexpr int blocks_per_multiprocessor = …;   // that registers must leave room for
+//     static constexpr int least_compute_capability = 90;   // only if it uses what sm_80 lacks
 //     RECURFORMER_DEVICE static void run(const Parameters&);
 //   };
 //
-// launched by cuda/launch.cuh or cuda/simulated.hpp.
+// launched by cuda/device.cuh or cuda/simulated.hpp.
 //
 //   kernel.hpp      the kernel concept
 //   thread.hpp      indices, shared memory         barrier.hpp     of a warp and of a block

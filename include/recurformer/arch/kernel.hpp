@@ -17,6 +17,16 @@ concept Kernel = std::is_trivially_copyable_v<typename K::Parameters> && require
   { K::blocks_per_multiprocessor } -> std::convertible_to<int>;
 };
 
+/// The oldest GPUs a kernel runs on: its least_compute_capability if it has one (90 for what uses TMA or
+/// wgmma), otherwise 80.
+template <class K>
+RECURFORMER_HOST_DEVICE constexpr int least_compute_capability() {
+  if constexpr (requires { K::least_compute_capability; })
+    return K::least_compute_capability;
+  else
+    return 80;
+}
+
 /// The grid of a launch.
 struct LaunchShape {
   Dim3 blocks = {};

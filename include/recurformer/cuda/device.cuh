@@ -1,8 +1,9 @@
 #ifndef RECURFORMER_CUDA_DEVICE_CUH
 #define RECURFORMER_CUDA_DEVICE_CUH
 
-// rf::Cuda: one stream of one GPU. Everything that launches kernels is a template over such a device. It needs
-// nvcc and the CUDA runtime; the driver is found at run time, and its absence is an ordinary, catchable error.
+// rf::Cuda: one stream of one GPU. Everything that launches kernels is a template over such a device. It
+// needs nvcc and the CUDA runtime; the driver is found at run time, and its absence is an ordinary, catchable
+// error.
 
 #include <cuda_runtime_api.h>
 
@@ -56,21 +57,26 @@ std::string_view kernel_name() {
 
 // Two libraries that both include this must not replace each other's kernels: hidden, and in a namespace that
 // carries the version.
-#define RECURFORMER_CUDA_ABI_(major, minor, patch) abi_##major##_##minor##_##patch
-#define RECURFORMER_CUDA_ABI(major, minor, patch) RECURFORMER_CUDA_ABI_(major, minor, patch)
-inline namespace RECURFORMER_CUDA_ABI(RECURFORMER_VERSION_MAJOR, RECURFORMER_VERSION_MINOR,
-                                      RECURFORMER_VERSION_PATCH) {
+#define RECURFORMER_CUDA_JOIN(major, minor, patch) abi_##major##_##minor##_##patch
+#define RECURFORMER_CUDA_EXPAND(major, minor, patch) RECURFORMER_CUDA_JOIN(major, minor, patch)
+#define RECURFORMER_CUDA_ABI \
+  RECURFORMER_CUDA_EXPAND(RECURFORMER_VERSION_MAJOR, RECURFORMER_VERSION_MINOR, RECURFORMER_VERSION_PATCH)
+inline namespace RECURFORMER_CUDA_ABI {
 
 /// What the GPU starts: K::run.
 template <class K>
 __global__ void __launch_bounds__(K::threads, K::blocks_per_multiprocessor)
     __attribute__((visibility("hidden"))) entry(const __grid_constant__ typename K::Parameters parameters) {
-  K::run(parameters);
+#if defined(__CUDA_ARCH__)
+  // code for older GPUs than the kernel's is left empty; launch() refuses to start it there
+  if constexpr (10 * arch::least_compute_capability<K>() <= __CUDA_ARCH__) K::run(parameters);
+#endif
 }
 
-}  // namespace RECURFORMER_CUDA_ABI(RECURFORMER_VERSION_MAJOR,RECURFORMER_VERSION_MINOR,RECURFORMER_VERSION_PATCH)
+}  // namespace RECURFORMER_CUDA_ABI
 #undef RECURFORMER_CUDA_ABI
-#undef RECURFORMER_CUDA_ABI_
+#undef RECURFORMER_CUDA_EXPAND
+#undef RECURFORMER_CUDA_JOIN
 
 }  // namespace cuda
 
@@ -80,8 +86,8 @@ class Cuda {
   static constexpr std::string_view name = "cuda";
   static constexpr int least_compute_capability = 80;
 
-  /// A new stream on GPU `device`. Throws CudaError without a driver, without that GPU, or if it is older than
-  /// compute capability 8.0.
+  /// A new stream on GPU `device`. Throws CudaError without a driver, without that GPU, or if it is older
+  /// than compute capability 8.0.
   explicit Cuda(int device = 0) : device_(device) {
     std::string reason;
     const int count = cuda::device_count(&reason);
@@ -90,8 +96,8 @@ class Cuda {
       throw CudaError(text("GPU ", device, " does not exist; this machine has ", count));
     cuda::check_cuda(cudaGetDeviceProperties(&properties_, device), "GPU ", device);
     if (compute_capability() < least_compute_capability)
-      throw CudaError(text("GPU ", device, " (", properties_.name, ") has compute capability ", properties_.major, ".",
-                           properties_.minor, "; supported are 8.0 and newer"));
+      throw CudaError(text("GPU ", device, " (", properties_.name, ") has compute capability ",
+                           properties_.major, ".", properties_.minor, "; supported are 8.0 and newer"));
     activate();
     cuda::check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   }
@@ -106,17 +112,21 @@ class Cuda {
     if (owns_stream_) cudaStreamDestroy(stream_);
   }
 
-  /// Puts the kernel onto the stream. Throws CudaError with the kernel's name and the shape if that fails; what
-  /// goes wrong while it runs is reported by a later call.
+  /// Puts the kernel onto the stream. Throws CudaError with the kernel's name and the shape if that fails;
+  /// what goes wrong while it runs is reported by a later call.
   template <arch::Kernel K>
   void launch(const arch::LaunchShape& shape, const typename K::Parameters& parameters) {
     activate();
     const auto* function = reinterpret_cast<const void*>(&cuda::entry<K>);
     const auto describe = [&] {
-      return text("launching ", cuda::kernel_name<K>(), " with ", shape.blocks.x, " x ", shape.blocks.y, " x ",
-                  shape.blocks.z, " blocks of ", int{K::threads}, " threads and ", shape.shared_bytes,
+      return text("launching ", cuda::kernel_name<K>(), " with ", shape.blocks.x, " x ", shape.blocks.y,
+                  " x ", shape.blocks.z, " blocks of ", int{K::threads}, " threads and ", shape.shared_bytes,
                   " bytes of shared memory on ", static_cast<const char*>(properties_.name));
     };
+    if (compute_capability() < arch::least_compute_capability<K>())
+      throw CudaError(text(describe(), ": the kernel needs compute capability ",
+                           arch::least_compute_capability<K>() / 10, ".",
+                           arch::least_compute_capability<K>() % 10));
     if (shape.shared_bytes > 48 * 1024)
       cuda::check_cuda(
           cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes),
@@ -153,7 +163,8 @@ class Cuda {
     if (bytes == 0) return nullptr;
     activate();
     void* memory = nullptr;
-    cuda::check_cuda(cudaMallocAsync(&memory, bytes, stream_), "allocating ", bytes, " bytes on GPU ", device_);
+    cuda::check_cuda(cudaMallocAsync(&memory, bytes, stream_), "allocating ", bytes, " bytes on GPU ",
+                     device_);
     return memory;
   }
   /// Gives memory back once what is on the stream has run.

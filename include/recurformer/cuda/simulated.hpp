@@ -6,7 +6,8 @@
 // debugger. Everything that launches kernels is a template over the device, and so runs on this one too.
 
 #if defined(__CUDACC__)
-#error "recurformer: rf::Simulated is for files that nvcc does not compile; in this one kernels are for rf::Cuda"
+#error \
+    "recurformer: rf::Simulated is for files that nvcc does not compile; in this one kernels are for rf::Cuda"
 #endif
 
 #include <cstddef>

@@ -1,8 +1,8 @@
 #ifndef TESTS_GPU_KERNELS_MODEL_HPP
 #define TESTS_GPU_KERNELS_MODEL_HPP
 
-// A model of all four mixers at one width and in one precision: instantiating it instantiates every kernel that such
-// models launch.
+// A model of all four mixers at one width and in one precision: instantiating it instantiates every kernel
+// that such models launch.
 
 #include <utility>
 

@@ -197,7 +197,7 @@ inline thread_local Thread* running_thread = nullptr;
 [[gnu::noinline]] inline Thread& this_thread() {
   if (!running_thread)
     throw SimulationError(
-        "simulator: a function of rf::arch was called outside a kernel; launch the kernel with rf::launch");
+        "simulator: a function of rf::arch was called outside a kernel; launch the kernel on rf::Simulated");
   return *running_thread;
 }
 
