@@ -1,15 +1,16 @@
 #!/bin/bash
 # Sets up a Debian machine and passes all tests: the release build with everything (and where nvcc is found, every
 # CUDA kernel), then the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer, and the simulated CUDA
-# kernels under ThreadSanitizer. With --full also more kernels, and everything as compiled by Clang.
+# kernels under ThreadSanitizer. With --full also the slower tests of those, and
+# everything as compiled by Clang.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 full=false
-kernels=OFF
+full_tests=OFF
 case "${1-}" in
   "") ;;
-  --full) full=true kernels=ON ;;
+  --full) full=true full_tests=ON ;;
   *)
     echo "usage: tests/run.sh [--full]" >&2
     exit 2
@@ -19,20 +20,21 @@ esac
 . cmake/packages.sh
 require_packages g++ clang cmake ninja-build doctest-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev
 
-cmake --preset release -DRECURFORMER_WERROR=ON -DRECURFORMER_CUDA=AUTO -DRECURFORMER_ALL_KERNELS=$kernels
+options=(-DRECURFORMER_WERROR=ON -DRECURFORMER_FULL_TESTS=$full_tests)
+cmake --preset release "${options[@]}" -DRECURFORMER_CUDA=AUTO
 cmake --build --preset release
 ctest --preset release --parallel "$(nproc)"
 
-cmake --preset asan -DRECURFORMER_WERROR=ON
+cmake --preset asan "${options[@]}"
 cmake --build --preset asan --target unit_tests
 ctest --preset asan --label-regex unit --parallel "$(nproc)"
 
-cmake --preset tsan -DRECURFORMER_WERROR=ON
+cmake --preset tsan "${options[@]}"
 cmake --build --preset tsan --target simulator_tests
 ctest --preset tsan --label-regex simulator --parallel "$(nproc)"
 
 if $full; then
-  cmake --preset clang -DRECURFORMER_WERROR=ON
+  cmake --preset clang "${options[@]}"
   cmake --build --preset clang
   ctest --preset clang --parallel "$(nproc)"
 fi

@@ -42,6 +42,11 @@ for replacement in mamba mamba2 streaming; do
   run inspect hybrid_$replacement --json inspect.json
   grep -q "$replacement:fp32" inspect.json || fail "inspect.json does not name $replacement"
 done
+# CUDA kernels, on the CPU: all mixers of a plan, prefill and decode.
+run generate hybrid_mamba --prompt "line 1" --tokens 3 --device simulated --json device.json
+grep -q '^backend: simulated' err.txt || fail "generate --device simulated does not name its backend"
+grep -q '"device": "simulated"' device.json || fail "device.json does not name the device"
+
 for score in swap sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
 run plan original --analysis analysis.json --cache-bytes 300000 --context 1024 --out plan.json
 grep -q 'namespace' plan.hpp || fail "plan.hpp is no header"
@@ -69,6 +74,7 @@ refuse "analysis" plan original --out plan.json
 refuse "distance profiles" convert original --plan plan.json --out x
 head -c 1000 original/model.safetensors >converted/model.safetensors
 refuse "model.safetensors" generate converted
+refuse "--device cpu only" generate hybrid_mamba --device simulated --save-cache cache.safetensors
 refuse "temperature" generate original --temperature -1
 refuse "other settings" train "${data[@]}" --steps 13 --layers 2 --d-model 32 --d-head 16 --kv-groups 2 --d-ff 48 --out original
 for command in demo train analyze plan convert eval generate inspect; do

@@ -1,4 +1,4 @@
-// budgets <budgets file> <log and PTX files>...
+// budgets <budgets, logs and PTX files>...
 //
 // Holds compiled kernels to written budgets, where there is no GPU to time them. The logs are what nvcc
 // prints with -Xptxas -v, the PTX files what it leaves with --keep. A line of the budgets file is
@@ -18,6 +18,7 @@
 #include <regex>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -120,20 +121,17 @@ void read_ptx(const std::string& path, std::map<std::string, std::string>& out) 
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count < 3) {
-    std::fprintf(stderr, "usage: budgets <budgets file> <log and PTX files>...\n");
-    return 2;
-  }
-  std::vector<Budget> budgets = read_budgets(arguments[1]);
+  std::vector<Budget> budgets;
   std::vector<Kernel> kernels;
   std::map<std::string, std::string> ptx;  // of all architectures
-  for (int i = 2; i < count; ++i) {
+  for (int i = 1; i < count; ++i) {
     const std::string path = arguments[i];
-    if (path.ends_with(".ptx")) {
+    if (path.ends_with(".txt"))
+      for (Budget& budget : read_budgets(path)) budgets.push_back(std::move(budget));
+    else if (path.ends_with(".ptx"))
       read_ptx(path, ptx);
-      continue;
-    }
-    for (const Kernel& kernel : read_log(path)) kernels.push_back(kernel);
+    else
+      for (const Kernel& kernel : read_log(path)) kernels.push_back(kernel);
   }
 
   for (const Kernel& kernel : kernels) {
