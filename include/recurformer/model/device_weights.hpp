@@ -36,11 +36,6 @@ void with_device_width(std::integer_sequence<int, Width...>, int d_head, F&& f) 
         text(" ", Width)...);
 }
 
-template <class T, class Device>
-cuda::DeviceArray<T, Device> uploaded(Device& device, std::span<const T> values) {
-  return cuda::DeviceArray<T, Device>(device, values);
-}
-
 /// The rows of a host matrix (any, inner) in device memory, arranged by `source` and scaled by `gain` (empty:
 /// 1); see cuda/pack_rows.hpp.
 template <class T, class Device>
