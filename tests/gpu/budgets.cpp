@@ -7,7 +7,7 @@
 //
 // and "#" starts a comment. Every kernel must match exactly one line and every line a kernel, on every
 // architecture; no kernel may use the stack: that would be spilled registers, or an array indexed at run
-// time.
+// time. Nor may ptxas report (C75..) that it has made wgmma wait for each other or ignored setmaxnreg.
 
 #include <cxxabi.h>
 
@@ -97,6 +97,7 @@ std::vector<Kernel> read_log(const std::string& path) {
       stack("(\\d+) bytes stack frame"), registers("Used (\\d+) registers");
   for (std::string line; std::getline(file, line);) {
     std::smatch match;
+    if (line.find("(C75") != std::string::npos) fail(path + ": " + line);
     if (std::regex_search(line, match, entry)) out.push_back({match[1], match[2]});
     if (out.empty()) continue;
     if (std::regex_search(line, match, stack)) out.back().stack = std::stoi(match[1]);

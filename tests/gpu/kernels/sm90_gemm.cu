@@ -1,5 +1,4 @@
-// The instructions of Hopper, which no shipped kernel uses yet: the GEMM that tests them
-// (tests/arch/hopper_gemm.cpp).
+// The GEMM that tests the instructions of Hopper (tests/arch/hopper_gemm.cpp).
 #include "arch/hopper_gemm.hpp"
 #include "recurformer/cuda/device.cuh"
 

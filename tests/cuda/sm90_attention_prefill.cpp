@@ -1,0 +1,97 @@
+#include <doctest/doctest.h>
+
+#include <cstddef>
+#include <span>
+
+#include "recurformer/cuda/sm90/attention_prefill.hpp"
+#include "support/attention_batch.hpp"
+
+namespace {
+
+using rf::test::AttentionBatch;
+using rf::test::AttentionShapes;
+using rf::test::DeviceBatch;
+using rf::test::packed;
+using rf::test::schedules;
+
+/// Short tiles of keys, so that short sequences go round the ring more than once.
+struct ShortTiles {
+  static constexpr int slabs = 1;
+  static constexpr int queries = 128;
+  static constexpr int keys = 32;
+  static constexpr int stages = 2;
+};
+
+/// Under so many schedules.
+template <class T, int D, class Tuning>
+void check_simulated(const AttentionShapes& shapes, std::size_t count) {
+  const AttentionBatch<T> batch(shapes, D);
+  static std::size_t next = 0;  // so that cases differ
+  for (std::size_t i = 0; i < count; ++i) {
+    rf::Simulated device(schedules()[next++ % schedules().size()]);
+    const DeviceBatch<T, rf::Simulated, false> memory(device, batch, shapes);
+    const auto plan = rf::cuda::plan_prefill<Tuning>(
+        shapes.sequences, static_cast<int>(shapes.group_index.size()), shapes.heads, shapes.mask);
+    const rf::cuda::DeviceArray<rf::cuda::AttentionItem, rf::Simulated> items(device, std::span(plan));
+    rf::cuda::attention_prefill_sm90<D, Tuning>(device, memory.parameters(),
+                                                std::span(items.data(), items.size()));
+    memory.check();
+  }
+}
+
+template <int D>
+using Shipped = rf::cuda::PrefillTuningSm90<D>;
+
+}  // namespace
+
+TEST_CASE("attention prefill on Hopper: ragged batch, grouped heads, scattered groups, every schedule") {
+  const AttentionShapes shapes{.sequences = packed({{45, 0}, {0, 3}, {1, 0}, {33, 40}}),
+                               .heads = 3,
+                               .group_index = {2, 0},
+                               .layer_groups = 3,
+                               .mask = {}};
+  check_simulated<rf::bf16, 64, ShortTiles>(shapes, 4);
+  check_simulated<rf::fp16, 128, ShortTiles>(shapes, 2);
+}
+
+TEST_CASE("attention prefill on Hopper: the tiles that ship") {
+  const AttentionShapes shapes{.sequences = packed({{130, 0}, {7, 270}}), .heads = 1, .mask = {}};
+  check_simulated<rf::bf16, 64, Shipped<64>>(shapes, 2);
+  check_simulated<rf::fp16, 64, Shipped<64>>(shapes, 1);
+  check_simulated<rf::bf16, 128, Shipped<128>>(shapes, 2);
+  check_simulated<rf::fp16, 128, Shipped<128>>(shapes, 1);
+}
+
+TEST_CASE("attention prefill on Hopper: several pages, seven heads to a group") {
+  const AttentionShapes shapes{
+      .sequences = packed({{13, 250}, {40, 230}, {2, 511}, {1, 512}}), .heads = 7, .mask = {}};
+  check_simulated<rf::bf16, 64, Shipped<64>>(shapes, 1);
+}
+
+TEST_CASE("attention prefill on Hopper: huge and tiny activations, NaN in another sequence") {
+  AttentionShapes shapes{.sequences = packed({{40, 10}, {20, 0}, {9, 31}}), .heads = 2, .mask = {}};
+  shapes.scale = 30.0;
+  check_simulated<rf::bf16, 64, ShortTiles>(shapes, 1);
+  shapes.scale = 1e-18;
+  shapes.offset = 1e30;
+  check_simulated<rf::bf16, 64, ShortTiles>(shapes, 1);
+  shapes.scale = 1.0;
+  shapes.offset = 0.0;
+  shapes.poisoned = 1;
+  check_simulated<rf::fp16, 64, ShortTiles>(shapes, 1);
+}
+
+TEST_CASE("attention prefill on Hopper: windows and sinks") {
+  const auto sequences = packed({{45, 0}, {0, 3}, {1, 90}, {33, 40}, {20, 7}});
+  for (const rf::AttentionMask& mask :
+       {rf::AttentionMask{.sink = 4, .window = 16}, rf::AttentionMask{.sink = 0, .window = 1},
+        rf::AttentionMask{.sink = 3, .window = 70}, rf::AttentionMask{.sink = 50, .window = 5},
+        rf::AttentionMask{.sink = 4, .window = 1000}}) {
+    const AttentionShapes shapes{
+        .sequences = sequences, .heads = 2, .group_index = {0, 1}, .layer_groups = 2, .mask = mask};
+    check_simulated<rf::bf16, 64, ShortTiles>(shapes, 1);
+  }
+  const AttentionShapes far{
+      .sequences = packed({{5, 600}, {140, 300}}), .heads = 1, .mask = {.sink = 130, .window = 150}};
+  check_simulated<rf::bf16, 64, Shipped<64>>(far, 1);
+}
