@@ -114,6 +114,22 @@ struct NamedBarrier : Defaults {
   }
 };
 
+struct PartOfBlockBarrier : Defaults {
+  static constexpr const char* name = "sync_named<Id, Threads>";
+  static constexpr int threads = 96, shared_bytes = 64 * 4;
+  RECURFORMER_DEVICE static void run(const Arrays& p) {
+    Word* words = shared_memory<Word>();
+    const int t = thread_index();
+    if (warp_index() == 2) return;
+    words[t] = p.in[t];
+    sync_named<2, 64>();
+    p.out[t] = words[63 - t];
+  }
+  static void expect(const Words& in, Words& out) {
+    for (int t = 0; t < 64; ++t) out[at(t)] = in[at(63 - t)];
+  }
+};
+
 struct SyncWarp : Defaults {
   static constexpr const char* name = "sync_warp";
   static constexpr int shared_bytes = 64 * 4;
@@ -516,10 +532,10 @@ struct CaseList {
 };
 
 using Cases =
-    CaseList<Indices, Shared, NamedBarrier, SyncWarp, Shuffles, PartialShuffle, Votes, LoadReadOnly, Atomics,
-             AcquireRelease, GridBarrier, Exponentials, Logarithms, Reciprocals, Packing<rf::bf16>,
-             Packing<rf::fp16>, LoadMatrices<1, false>, LoadMatrices<2, false>, LoadMatrices<4, false>,
-             LoadMatrices<1, true>, LoadMatrices<2, true>, LoadMatrices<4, true>,
+    CaseList<Indices, Shared, NamedBarrier, PartOfBlockBarrier, SyncWarp, Shuffles, PartialShuffle, Votes,
+             LoadReadOnly, Atomics, AcquireRelease, GridBarrier, Exponentials, Logarithms, Reciprocals,
+             Packing<rf::bf16>, Packing<rf::fp16>, LoadMatrices<1, false>, LoadMatrices<2, false>,
+             LoadMatrices<4, false>, LoadMatrices<1, true>, LoadMatrices<2, true>, LoadMatrices<4, true>,
              MatrixProduct<rf::bf16, true>, MatrixProduct<rf::fp16, true>, MatrixProduct<rf::bf16, false>,
              MatrixProduct<rf::fp16, false>, CopyAsync<4>, CopyAsync<8>, CopyAsync<16>>;
 

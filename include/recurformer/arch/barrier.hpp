@@ -32,6 +32,19 @@ RECURFORMER_DEVICE void sync_named(int id, int threads, [[maybe_unused]] Caller 
 #endif
 }
 
+/// The same where whole warps arrive together and the numbers are known when compiling: as cheap as sync_threads.
+/// (barrier.sync.aligned Id, Threads)
+template <int Id, int Threads>
+RECURFORMER_DEVICE void sync_named([[maybe_unused]] Caller caller = Caller::here()) {
+  static_assert(Id >= 1 && Id <= 15 && Threads % warp_size == 0,
+                "recurformer: named barriers are 1 to 15, and whole warps arrive at them");
+#if defined(__CUDACC__)
+  asm volatile("barrier.sync.aligned %0, %1;" ::"n"(Id), "n"(Threads) : "memory");
+#else
+  simulator::barrier(Id, Threads, true, "sync_named", caller);
+#endif
+}
+
 /// Counts as arrived at barrier `id` without waiting. (barrier.arrive id, threads)
 RECURFORMER_DEVICE void arrive_named(int id, int threads, [[maybe_unused]] Caller caller = Caller::here()) {
 #if defined(__CUDACC__)

@@ -23,6 +23,7 @@
 #include "recurformer/cuda/attention_items.hpp"
 #include "recurformer/cuda/attention_tile.hpp"
 #include "recurformer/cuda/packed_elements.hpp"
+#include "recurformer/cuda/work_item.hpp"
 #include "recurformer/kernel/attention.hpp"
 #include "recurformer/tile/cuda_tile.hpp"
 
@@ -30,13 +31,16 @@ namespace rf::cuda {
 
 /// Tile sizes of decode at width D, for tiles of 16 · Slabs queries. More slabs suit groups of more than 16
 /// queries, whose keys and values would otherwise be read once per 16.
-template <int D, int Slabs = 1>
+template <int D, int Slabs = 1,
+          int Keys = D <= 32   ? 64
+                     : D <= 64 ? 32
+                               : 16>
 struct DecodeTuning {
   static_assert(Slabs * D <= 256, "recurformer: the outputs of a warp must fit its registers");
   static constexpr int warps = D <= 128 ? 4 : 2;
   static constexpr int slabs = Slabs;
-  static constexpr int queries = 16 * Slabs;                     ///< per block
-  static constexpr int keys = D <= 32 ? 64 : D <= 64 ? 32 : 16;  ///< per tile of one warp
+  static constexpr int queries = 16 * Slabs;  ///< per block
+  static constexpr int keys = Keys;           ///< per tile of one warp
   static constexpr bool queries_in_registers = Slabs * D <= 128;
   static constexpr int stages = 2;  ///< tiles of keys and of values that a warp holds or awaits
   static constexpr int blocks_per_multiprocessor = D <= 128 && Slabs == 1 ? 3 : 2;
@@ -111,7 +115,7 @@ struct DecodeMemory {
   static constexpr int bytes = last_at + static_cast<int>(sizeof(int));
 };
 
-/// The backend of kernel::flash_attention_forward for one item, run by all threads of a block; each warp
+/// The backend of kernel::flash_attention_forward for one item, by the warps of a work item; each warp
 /// computes all queries over its own keys.
 template <class Parameters, int D, class Tuning>
 class DecodeTile : public AttentionTile<Parameters, D, Tuning> {
@@ -140,7 +144,7 @@ class DecodeTile : public AttentionTile<Parameters, D, Tuning> {
     arch::commit_copies();
     for (int step = 0; step < Tuning::stages; ++step) copy_tiles(step);
     arch::wait_for_copies<Tuning::stages>();
-    arch::sync_threads();
+    sync_item<threads>();
     load_queries(tile);
   }
 
@@ -162,9 +166,9 @@ class DecodeTile : public AttentionTile<Parameters, D, Tuning> {
 
   RECURFORMER_DEVICE void finish(const Output& output, const Rows& maximum, const Rows& partial_sum) {
     const DecodeParts<D> warps{.data = reinterpret_cast<float*>(shared_), .queries = Tuning::queries};
-    arch::sync_threads();  // nobody reads the stages any more
+    sync_item<threads>();  // nobody reads the stages any more
     leave(warps, output, maximum, row_total(partial_sum));
-    arch::sync_threads();
+    sync_item<threads>();
     if (split_.splits == 1) return store(warps, Tuning::warps);
 
     const DecodeParts<D> splits{
@@ -188,7 +192,7 @@ class DecodeTile : public AttentionTile<Parameters, D, Tuning> {
         arch::sync_warp();
         queries_.fill_from(loaded);
       }
-      arch::sync_threads();
+      sync_item<threads>();
     }
   }
 
@@ -249,14 +253,14 @@ class DecodeTile : public AttentionTile<Parameters, D, Tuning> {
   /// True in the block that finds all other splits done; what they left is then visible to it.
   RECURFORMER_DEVICE bool comes_last() const {
     auto* last = reinterpret_cast<int*>(shared_ + Memory::last_at);
-    arch::sync_threads();
+    sync_item<threads>();
     if (arch::thread_index() == 0) {
       unsigned* counter = workspace_.counters + split_.counter;
       const unsigned before = arch::atomic_add_acquire_release(counter, 1u);
       *last = before == static_cast<unsigned>(split_.splits - 1);
       if (*last) *counter = 0;  // for the next launch
     }
-    arch::sync_threads();
+    sync_item<threads>();
     return *last != 0;
   }
 
@@ -265,6 +269,21 @@ class DecodeTile : public AttentionTile<Parameters, D, Tuning> {
   unsigned char* shared_;
   Operand queries_;
 };
+
+/// Computes one item by the first 32 · Tuning::warps threads of a block, which has DecodeMemory::bytes of
+/// shared memory at `shared`, 128-byte aligned. Whatever comes next, another item too, may use that memory
+/// after sync_threads().
+template <int D, class Tuning, class Attention>
+RECURFORMER_DEVICE void attention_decode_item(const Attention& attention, const DecodeItem& item,
+                                              const DecodeWorkspace& workspace, unsigned char* shared) {
+  using Memory = DecodeMemory<typename Attention::Element, D, Tuning>;
+  auto* own =
+      reinterpret_cast<DecodeItem*>(shared + Memory::item_at);  // costs the loop over keys no registers
+  if (arch::thread_index() == 0) *own = item;
+  sync_item<arch::warp_size * Tuning::warps>();
+  DecodeTile<Attention, D, Tuning> tile(attention, *own, workspace, shared);
+  kernel::flash_attention_forward(tile);
+}
 
 }  // namespace RECURFORMER_ARCH
 
@@ -282,12 +301,8 @@ struct AttentionDecode {
   static constexpr int shared_bytes = Memory::bytes;
 
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
-    auto* shared = arch::shared_memory<unsigned char>();
-    auto* item = reinterpret_cast<DecodeItem*>(shared + Memory::item_at);
-    if (arch::thread_index() == 0) *item = parameters.items[arch::block_index().x];
-    arch::sync_threads();
-    DecodeTile<Attention, D, Tuning> tile(parameters.attention, *item, parameters.workspace, shared);
-    kernel::flash_attention_forward(tile);
+    attention_decode_item<D, Tuning>(parameters.attention, parameters.items[arch::block_index().x],
+                                     parameters.workspace, arch::shared_memory<unsigned char>());
   }
 };
 

@@ -8,10 +8,8 @@
 #include <span>
 #include <vector>
 
-#include "recurformer/cuda/attention_decode.hpp"
-#include "recurformer/cuda/attention_prefill.hpp"
+#include "recurformer/cuda/attention_work.hpp"
 #include "recurformer/cuda/mixer_kernel.hpp"
-#include "recurformer/cuda/ring_append.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/streaming_attention.hpp"
 
@@ -19,29 +17,170 @@ namespace rf::cuda {
 
 namespace detail {
 
-/// The attention of a run: decode for a few new tokens per sequence, prefill otherwise.
-template <int D, class Device, class Parameters>
-void run_attention(Device& device, CallMemory<Device>& memory, const DeviceBatch& batch,
-                   const Parameters& parameters) {
-  if (batch.longest <= most_decode_rows) {
-    using Tuning = DecodeTuning<D>;
-    const DecodePlan plan =
-        plan_decode<Tuning>(batch.sequences, parameters.groups, parameters.heads, parameters.mask,
-                            device.multiprocessors() * Tuning::blocks_per_multiprocessor);
-    auto* counters = memory.template take<unsigned>(static_cast<std::size_t>(plan.counters));
-    device.zero(counters, static_cast<std::size_t>(plan.counters) * sizeof(unsigned));
-    const DecodeItem* on_device = memory.upload(plan.items);
-    attention_decode<D>(
-        device, parameters, std::span(on_device, plan.items.size()),
-        {.partials = memory.template take<float>(decode_partial_floats<D>(plan)), .counters = counters});
-    return;
+/// What attention over pages and over rings plan alike. `Source` says what the parameters of a launch are
+/// made of: KeyValues, its mask(mixer), its parameters(binder, mixer, run), and what follows.
+template <class M, class Source, int D, int Threads>
+struct AttentionPrefillPlanner {
+  using Work = AttentionPrefillWork<typename Source::KeyValues, D, Threads>;
+  using T = typename Source::KeyValues::Element;
+  static constexpr bool fills_gaps = false;
+  struct Plan {
+    int shared_bytes = Work::shared_bytes;
+    typename Source::AfterPlan after = {};
+  };
+
+  template <class Device>
+  static Plan plan(WorkPlanner<Device>& planner, const M& mixer, const HeadShape& shape, int groups) {
+    constexpr double flops_per_microsecond = 1.2e4 * Threads;  // two fifths of an H100's
+    const std::span<const SequenceRows> sequences = planner.batch.sequences;
+    const AttentionMask mask = Source::mask(mixer);
+    std::vector<int> items(sequences.size(), 0);  // of every group
+    for (const AttentionItem& item :
+         plan_prefill<typename Work::Tuning>(sequences, groups, shape.queries_per_group, mask)) {
+      const SequenceRows& sequence = sequences[static_cast<std::size_t>(item.sequence)];
+      const QueryTile queries(sequence, shape.queries_per_group, item.first_query, Work::Tuning::queries);
+      const auto keys =
+          static_cast<double>(key_count(mask, queries.first_position(), queries.last_position()));
+      planner.list.add(WorkStage::free, 4.0 * Work::Tuning::queries * keys * D / flops_per_microsecond,
+                       {.sequence = item.sequence, .unit = item.group, .part = item.first_query});
+      if (item.group == 0) ++items[static_cast<std::size_t>(item.sequence)];
+    }
+    return {.after = Source::plan_after(planner, groups, items)};
   }
-  using Tuning = PrefillTuningOf<Parameters, D>;
-  const std::vector<AttentionItem> items =
-      plan_prefill<Tuning>(batch.sequences, parameters.groups, parameters.heads, parameters.mask);
-  const AttentionItem* on_device = memory.upload(items);
-  attention_prefill<D, Tuning>(device, parameters, std::span(on_device, items.size()));
-}
+
+  template <class Device>
+  static typename Work::Parameters bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run,
+                                        const Plan& plan) {
+    typename Work::Parameters out;
+    Source::bind(binder, mixer, run, plan.after, out.attention, out.after, D);
+    return out;
+  }
+};
+
+template <class M, class Source, int D>
+struct AttentionDecodePlanner {
+  using Work = AttentionDecodeWork<typename Source::KeyValues, D>;
+  using T = typename Source::KeyValues::Element;
+  static constexpr bool fills_gaps = false;
+  struct Plan {
+    int shared_bytes = Work::shared_bytes;
+    typename Source::AfterPlan after = {};
+    const DecodeItem* items = nullptr;
+    float* partials = nullptr;
+    int counters = 0;  // the first of them
+  };
+
+  template <class Device>
+  static Plan plan(WorkPlanner<Device>& planner, const M& mixer, const HeadShape& shape, int groups) {
+    using Tuning = typename Work::Tuning;
+    constexpr double start = 2, bytes_per_microsecond = 1.1e4;  // the bandwidth of half a multiprocessor
+    const DecodePlan decode = plan_decode<Tuning>(planner.batch.sequences, groups, shape.queries_per_group,
+                                                  Source::mask(mixer), planner.blocks);
+    std::vector<int> items(planner.batch.sequences.size(), 0);
+    for (std::size_t i = 0; i < decode.items.size(); ++i) {
+      const DecodeItem& item = decode.items[i];
+      const double bytes = 4.0 * D * Tuning::keys * (item.end_tile - item.first_tile);
+      planner.list.add(
+          WorkStage::free, start + bytes / bytes_per_microsecond,
+          {.sequence = item.queries.sequence, .unit = item.queries.group, .part = static_cast<int>(i)});
+      if (item.queries.group == 0) ++items[static_cast<std::size_t>(item.queries.sequence)];
+    }
+    return {.after = Source::plan_after(planner, groups, items),
+            .items = planner.uploads.add(decode.items),
+            .partials = planner.memory.template take<float>(decode_partial_floats<D, Tuning>(decode)),
+            .counters = planner.list.take_counters(decode.counters)};
+  }
+
+  template <class Device>
+  static typename Work::Parameters bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run,
+                                        const Plan& plan) {
+    typename Work::Parameters out;
+    Source::bind(binder, mixer, run, plan.after, out.attention, out.after, D);
+    out.items = plan.items;
+    out.workspace = {.partials = plan.partials, .counters = binder.counters + plan.counters};
+    return out;
+  }
+};
+
+/// Keys and values in the cache's pages.
+template <class M, class T>
+struct PagedSource {
+  using KeyValues = PagedKeyValues<T>;
+  struct AfterPlan {};
+
+  static AttentionMask mask(const M&) { return {}; }
+  template <class Device>
+  static AfterPlan plan_after(WorkPlanner<Device>&, int, const std::vector<int>&) {
+    return {};
+  }
+  template <class Device>
+  static void bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run, const AfterPlan&,
+                   AttentionParameters<KeyValues>& attention, AfterAttention<KeyValues>&, int) {
+    attention = {.queries = {run.targets[0].data, run.targets[0].stride},
+                 .key_values = {.keys = reinterpret_cast<const T*>(run.fields[0].data),
+                                .values = reinterpret_cast<const T*>(run.fields[1].data),
+                                .pages = binder.batch.pages,
+                                .pages_per_sequence = binder.batch.pages_per_sequence,
+                                .groups = run.groups},
+                 .out = run.out,
+                 .group_index = run.group_index,
+                 .sequences = binder.batch.device_sequences,
+                 .mask = mask(mixer),
+                 .groups = run.groups,
+                 .heads = run.shape.queries_per_group,
+                 .probe = {}};
+  }
+};
+
+/// New keys and values in matrices, the past in rings, to which the new ones are appended afterwards.
+template <class M, class T>
+struct RingSource {
+  using KeyValues = RingKeyValues<T>;
+  struct AfterPlan {
+    int arrived = 0;  // the first of the counters
+    const int* items_per_group = nullptr;
+  };
+
+  static AttentionMask mask(const M& mixer) { return {.sink = mixer.sink, .window = mixer.window}; }
+  template <class Device>
+  static AfterPlan plan_after(WorkPlanner<Device>& planner, int groups, const std::vector<int>& items) {
+    return {.arrived = planner.list.take_counters(std::int64_t{groups} * planner.batch.count()),
+            .items_per_group = planner.uploads.add(items)};
+  }
+  template <class Device>
+  static void bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run, const AfterPlan& plan,
+                   AttentionParameters<KeyValues>& attention, AfterAttention<KeyValues>& after, int d_head) {
+    std::vector<T*> rings[2];
+    for (int field = 0; field < 2; ++field)
+      for (const int slot : binder.batch.slots)
+        rings[field].push_back(run.fields[static_cast<std::size_t>(field)].template block<T>(slot));
+    after = {.append = {.sequences = binder.batch.device_sequences,
+                        .past_keys = binder.uploads.add(rings[0]),
+                        .past_values = binder.uploads.add(rings[1]),
+                        .keys = {run.targets[1].data, run.targets[1].stride},
+                        .values = {run.targets[2].data, run.targets[2].stride},
+                        .sink = static_cast<int>(mixer.sink),
+                        .capacity = static_cast<int>(mixer.window),
+                        .d_head = d_head},
+             .arrived = binder.counters + plan.arrived,
+             .items_per_group = plan.items_per_group};
+    attention = {.queries = {run.targets[0].data, run.targets[0].stride},
+                 .key_values = {.past_keys = after.append.past_keys,
+                                .past_values = after.append.past_values,
+                                .keys = after.append.keys,
+                                .values = after.append.values,
+                                .sink = after.append.sink,
+                                .capacity = after.append.capacity,
+                                .groups = run.groups},
+                 .out = run.out,
+                 .group_index = run.group_index,
+                 .sequences = binder.batch.device_sequences,
+                 .mask = mask(mixer),
+                 .groups = run.groups,
+                 .heads = run.shape.queries_per_group,
+                 .probe = {}};
+  }
+};
 
 /// What does not depend on where keys and values are.
 struct NoPreparation {
@@ -71,25 +210,12 @@ struct MixerKernel<Attention<Policy>> : detail::NoPreparation {
                          first_row, groups, shape.queries_per_group, shape.d_head);
   }
 
-  template <int D, class T, class Device>
-  static void forward(Device& device, CallMemory<Device>& memory, const M&, const DeviceBatch& batch,
-                      const DeviceRun<T>& run) {
-    const AttentionParameters<PagedKeyValues<T>> parameters{
-        .queries = {run.targets[0].data, run.targets[0].stride},
-        .key_values = {.keys = reinterpret_cast<const T*>(run.fields[0].data),
-                       .values = reinterpret_cast<const T*>(run.fields[1].data),
-                       .pages = batch.pages,
-                       .pages_per_sequence = batch.pages_per_sequence,
-                       .groups = run.groups},
-        .out = run.out,
-        .group_index = run.group_index,
-        .sequences = batch.device_sequences,
-        .mask = {},
-        .groups = run.groups,
-        .heads = run.shape.queries_per_group,
-        .probe = {}};
-    detail::run_attention<D>(device, memory, batch, parameters);
-  }
+  template <int D>
+  static constexpr int prefill_threads = 128;
+  template <int D, class T, int Threads>
+  using Prefill = detail::AttentionPrefillPlanner<M, detail::PagedSource<M, T>, D, Threads>;
+  template <int D, class T, int>
+  using Decode = detail::AttentionDecodePlanner<M, detail::PagedSource<M, T>, D>;
 };
 
 template <StreamingWindow Default, AttentionPolicy Policy>
@@ -108,45 +234,12 @@ struct MixerKernel<StreamingAttention<Default, Policy>> : detail::NoPreparation 
                          first_row, groups, shape.queries_per_group, shape.d_head);
   }
 
-  template <int D, class T, class Device>
-  static void forward(Device& device, CallMemory<Device>& memory, const M& mixer, const DeviceBatch& batch,
-                      const DeviceRun<T>& run) {
-    std::vector<T*> rings[2];
-    for (int field = 0; field < 2; ++field)
-      for (const int slot : batch.slots)
-        rings[field].push_back(run.fields[static_cast<std::size_t>(field)].template block<T>(slot));
-    T** const past_keys = memory.upload(rings[0]);
-    T** const past_values = memory.upload(rings[1]);
-    const RowsView<const T> keys{run.targets[1].data, run.targets[1].stride};
-    const RowsView<const T> values{run.targets[2].data, run.targets[2].stride};
-    const int sink = static_cast<int>(mixer.sink), capacity = static_cast<int>(mixer.window);
-    const AttentionParameters<RingKeyValues<T>> parameters{
-        .queries = {run.targets[0].data, run.targets[0].stride},
-        .key_values = {.past_keys = past_keys,
-                       .past_values = past_values,
-                       .keys = keys,
-                       .values = values,
-                       .sink = sink,
-                       .capacity = capacity,
-                       .groups = run.groups},
-        .out = run.out,
-        .group_index = run.group_index,
-        .sequences = batch.device_sequences,
-        .mask = {.sink = mixer.sink, .window = mixer.window},
-        .groups = run.groups,
-        .heads = run.shape.queries_per_group,
-        .probe = {}};
-    detail::run_attention<D>(device, memory, batch, parameters);
-    device.template launch<RingAppendKernel<T>>({.blocks = {run.groups, batch.count()}},
-                                                {.sequences = batch.device_sequences,
-                                                 .past_keys = past_keys,
-                                                 .past_values = past_values,
-                                                 .keys = keys,
-                                                 .values = values,
-                                                 .sink = sink,
-                                                 .capacity = capacity,
-                                                 .d_head = D});
-  }
+  template <int D>
+  static constexpr int prefill_threads = 128;
+  template <int D, class T, int Threads>
+  using Prefill = detail::AttentionPrefillPlanner<M, detail::RingSource<M, T>, D, Threads>;
+  template <int D, class T, int>
+  using Decode = detail::AttentionDecodePlanner<M, detail::RingSource<M, T>, D>;
 };
 
 }  // namespace rf::cuda

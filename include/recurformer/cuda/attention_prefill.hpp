@@ -32,18 +32,18 @@ namespace rf::cuda {
 
 /// Tile sizes of prefill at width D: two slabs per warp, which halves the shared-memory reads of keys and
 /// values per product, as long as the output leaves registers for it.
-template <int D, bool Affine = true>
+template <int D, int Keys = D <= 128 ? 64 : 32, int Warps = 4>
 struct PrefillTuning {
-  static constexpr int warps = 4;
-  static constexpr int slabs = D <= 128 ? 2 : 1;                  ///< of 16 queries, per warp
-  static constexpr int queries = 16 * slabs * warps;              ///< per block
-  static constexpr int keys = D > (Affine ? 128 : 64) ? 32 : 64;  ///< per tile
+  static constexpr int warps = Warps;
+  static constexpr int slabs = D <= 128 ? 2 : 1;      ///< of 16 queries, per warp
+  static constexpr int queries = 16 * slabs * warps;  ///< per block
+  static constexpr int keys = Keys;                   ///< per tile
   static constexpr bool queries_in_registers = D <= 64;
-  static constexpr int blocks_per_multiprocessor = 2;
+  static constexpr int blocks_per_multiprocessor = 8 / Warps;
 };
 
 template <class Attention, int D>
-using PrefillTuningOf = PrefillTuning<D, Attention::KeyValues::affine>;
+using PrefillTuningOf = PrefillTuning<D, D <= (Attention::KeyValues::affine ? 128 : 64) ? 64 : 32>;
 
 inline namespace RECURFORMER_ARCH {
 

@@ -114,12 +114,14 @@ constexpr int row_parts(int rows, int columns) {
                                  : part_count<LargeTile<bf16>>(columns);
 }
 
-/// Calls f(Tile{}) with the tile for a product of `rows` x `columns` on a device of `multiprocessors`.
-template <class T, class F>
+/// Calls f(Tile{}) with the tile for a product of `rows` x `columns` on a device of `multiprocessors`. Where
+/// there are always at least `LeastRows` rows, tiles for fewer need not be compiled.
+template <class T, int LeastRows = 0, class F>
 void with_tile(int rows, int columns, int multiprocessors, F&& f) {
-  if (rows <= 8)
-    f(FewRowsTile<T, 1>{});
-  else if (rows <= 16)
+  check(rows >= LeastRows, "a product of ", rows, " rows was compiled for ", LeastRows, " and more");
+  if constexpr (LeastRows <= 8)
+    if (rows <= 8) return f(FewRowsTile<T, 1>{});
+  if (rows <= 16)
     f(FewRowsTile<T, 2>{});
   else if (rows < tensor_tile_rows)
     f(FewRowsTile<T, 4>{});
@@ -146,11 +148,12 @@ void launch_linear_tiles(Device& device, const GemmOperands<Rows>& operands, con
       {.operands = operands, .norm = norm, .epilogue = epilogue, .row_tiles = down, .column_tiles = across});
 }
 
-/// epilogue(norm(A) Wᵀ); see the top of this file. Device pointers throughout; 0 rows are nothing to do.
-template <class Rows, class Norm, class Epilogue, class Device>
+/// epilogue(norm(A) Wᵀ); see the top of this file. Device pointers throughout; 0 rows are nothing to do, and
+/// LeastRows is with_tile's.
+template <int LeastRows = 0, class Rows, class Norm, class Epilogue, class Device>
 void launch_linear(Device& device, const GemmOperands<Rows>& operands, const Norm& norm,
                    const Epilogue& epilogue) {
-  with_tile<typename Rows::Element>(
+  with_tile<typename Rows::Element, LeastRows>(
       operands.rows.count, operands.columns, device.multiprocessors(),
       [&]<class Tile>(Tile) { launch_linear_tiles<Tile>(device, operands, norm, epilogue); });
 }

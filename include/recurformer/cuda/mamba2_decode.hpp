@@ -26,8 +26,8 @@ struct SsdSteps {
   static_assert(P == 16 || P == 32 || P == 64 || P == 128,
                 "recurformer: SSD on CUDA has d_head 16, 32, 64 or 128");
   struct Parameters {
-    Mamba2Arguments<T> call;
-    int stage_tokens;  ///< tokens whose q, k and v are in shared memory at a time, 1 to most_stage_tokens
+    Mamba2Arguments<T> call = {};
+    int stage_tokens = 1;  ///< tokens whose q, k and v are in shared memory at a time, 1 to most_stage_tokens
   };
   static constexpr int quads = P / 4;  ///< of columns
   static constexpr int threads = P >= 64 ? 256 : P == 32 ? 64 : 32;
@@ -73,7 +73,7 @@ struct SsdSteps {
       const int tokens =
           rows.rows - first < p.stage_tokens ? static_cast<int>(rows.rows - first) : p.stage_tokens;
       stage(p.call, group, rows.first_row + first, rows.position + first, tokens, staged, shared);
-      arch::sync_threads();
+      sync_item<threads>();
       for (int token = 0; token < tokens; ++token)
         step(p.call, group, rows.first_row + first + token, token, staged + token * (p.call.queries + 2) * P,
              state, shared);
@@ -154,10 +154,10 @@ struct SsdSteps {
     for (int head = 0; head < call.queries; head += heads_at_once) {
       const int heads = call.queries - head < heads_at_once ? call.queries - head : heads_at_once;
       for (int h = 0; h < heads; ++h) read_state(staged + (head + h) * P, state, shared.partial[h]);
-      arch::sync_threads();
+      sync_item<threads>();
       for (int h = arch::warp_index(); h < heads; h += warps)
         finish_head(call, group, head + h, row, v, shared, shared.partial[h]);
-      arch::sync_threads();
+      sync_item<threads>();
     }
   }
 

@@ -40,6 +40,10 @@ struct Mamba2Plan {
   int segments = 1;                ///< of the longest sequence
   std::int64_t segment_rows = 64;  ///< a multiple of the chunk
   int stages = 1;                  ///< 2: what comes next is loaded while a head of a chunk is computed
+
+  RECURFORMER_HOST_DEVICE constexpr int segments_of(const SequenceRows& sequence) const {
+    return static_cast<int>((sequence.rows + segment_rows - 1) / segment_rows);
+  }
 };
 
 /// States of segments, (sequences, segments, groups, d_head + 1, d_head), and what decays over each. The last
@@ -48,6 +52,13 @@ struct SsdSegments {
   Mamba2Plan plan = {};
   float* states = nullptr;
   float* decays = nullptr;  ///< (sequences, segments, groups)
+};
+
+/// What the passes get.
+template <class T>
+struct SsdParameters {
+  Mamba2Arguments<T> call;
+  SsdSegments segments;
 };
 
 /// One block's work.
@@ -61,10 +72,7 @@ struct SsdItem {
 /// pass (3).
 template <class T, int P, class Traits, bool Outputs>
 struct SsdWalk {
-  struct Parameters {
-    Mamba2Arguments<T> call;
-    SsdSegments segments;
-  };
+  using Parameters = SsdParameters<T>;
   using Shape = SsdShape<P>;
   using Chunk = SsdChunk<T, P, Traits, Outputs>;
   static constexpr int threads = Shape::threads;
@@ -144,7 +152,7 @@ struct SsdWalk {
       const int valid = valid_rows(rows, at);
       if (at.head == 0) state_scale = start_chunk(call, rows, at, chunk, state);
       arch::wait_for_copies<0>();
-      arch::sync_threads();
+      sync_item<threads>();
       if (stages > 1 && next.row < rows.count) load(call, rows, next, chunk);
       chunk.choose(at.key_stage, at.head_stage);
       compute(call, rows, at, valid, state_scale, chunk);
@@ -152,7 +160,7 @@ struct SsdWalk {
         chunk.update_state(state, valid);
         decay = decay + detail::SsdSum{chunk.small->decays.sum_high, chunk.small->decays.sum_low};
       }
-      arch::sync_threads();
+      sync_item<threads>();
       if (stages == 1 && next.row < rows.count) load(call, rows, next, chunk);
       at = next;
     }
@@ -200,11 +208,11 @@ struct SsdWalk {
       const std::int64_t position = rows.position + at.row;
       if (at.head == 0) chunk.k.template rotate_rows<threads>(call.rope, position, valid);
       if constexpr (Outputs) chunk.q.template rotate_rows<threads>(call.rope, position, valid);
-      arch::sync_threads();
+      sync_item<threads>();
     }
     if constexpr (Outputs) {
       chunk.output(parameters_of(call.locals, rows.group * call.queries + at.head), state_scale);
-      arch::sync_threads();
+      sync_item<threads>();
       T* const out = call.outputs(rows.first + at.row, rows.group, P) + at.head * P;
       chunk.z.template store_rows<threads>(out, call.out.stride, valid, rows_are_aligned(call.out));
     }
@@ -222,10 +230,7 @@ struct SsdWalk {
 /// state of one group and goes through the segments of one sequence.
 template <class T, int P>
 struct SsdCarry {
-  struct Parameters {
-    Mamba2Arguments<T> call;
-    SsdSegments segments;
-  };
+  using Parameters = SsdParameters<T>;
   static constexpr int threads = 256;
   static constexpr int blocks_per_multiprocessor = 4;
   static constexpr int size = static_cast<int>(Mamba2Arguments<T>::state_size(P));
@@ -233,19 +238,16 @@ struct SsdCarry {
 
   RECURFORMER_DEVICE static void run(const Parameters& p) {
     const arch::Dim3 block = arch::block_index();
-    carry(p, {.segment = block.x, .group = block.y, .sequence = block.z});
+    const int element = block.x * threads + arch::thread_index();
+    if (element < size) carry(p, block.y, block.z, element);
   }
 
-  /// The work of one block; item.segment says which `threads` elements.
-  RECURFORMER_DEVICE static void carry(const Parameters& p, const SsdItem& item) {
-    const int element = item.segment * threads + arch::thread_index();
-    if (element >= size) return;
-    const std::int64_t rows = p.call.sequences[item.sequence].rows;
+  RECURFORMER_DEVICE static void carry(const Parameters& p, int group, int sequence, int element) {
     const Mamba2Plan& plan = p.segments.plan;
-    const auto count = static_cast<int>((rows + plan.segment_rows - 1) / plan.segment_rows);
-    const float* const initial = p.call.state(item.sequence, item.group, P);
+    const int count = plan.segments_of(p.call.sequences[sequence]);
+    const float* const initial = p.call.state(sequence, group, P);
     float state = initial != nullptr ? initial[element] : 0.0f;
-    const std::int64_t own = std::int64_t{item.sequence} * plan.segments * p.call.groups + item.group;
+    const std::int64_t own = std::int64_t{sequence} * plan.segments * p.call.groups + group;
     constexpr int batch = 8;  // segments whose loads are under way together
     for (int first = 0; first < count; first += batch) {
       float end[batch], decay[batch];
@@ -267,16 +269,17 @@ struct SsdCarry {
 };
 
 /// Cuts sequences of at most `longest` rows such that all multiprocessors have work, or not at all, and
-/// loads ahead if `most_shared_bytes`, what a block can have, suffice.
+/// loads ahead if `most_shared_bytes`, what a block can have, suffice. Sequences of up to `uncut` rows are not cut: in
+/// the time that takes there is other work to do.
 template <int P>
 constexpr Mamba2Plan mamba2_plan(int multiprocessors, int most_shared_bytes, int sequences, int groups,
-                                 std::int64_t longest) {
+                                 std::int64_t longest, std::int64_t uncut = 0) {
   using Chunk = SsdChunk<bf16, P, SsdTraits<false, false, Gate::silu>, true>;
   constexpr std::int64_t chunk = SsdShape<P>::rows;
   const std::int64_t chunks = longest > chunk ? (longest + chunk - 1) / chunk : 1;
   const std::int64_t walks = std::int64_t{sequences} * groups;
   const int stages = Chunk::fixed_bytes + 2 * Chunk::stage_bytes <= most_shared_bytes ? 2 : 1;
-  if (walks == 0 || walks >= multiprocessors)
+  if (walks == 0 || walks >= multiprocessors || longest <= uncut)
     return {.segments = 1, .segment_rows = chunks * chunk, .stages = stages};
   const std::int64_t wanted = 2 * multiprocessors / walks;  // two blocks each, to hide one behind the other
   const std::int64_t segment = (chunks + wanted - 1) / wanted;

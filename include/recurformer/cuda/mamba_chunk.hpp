@@ -106,22 +106,22 @@ RECURFORMER_DEVICE int run_chunk(const Shared<Tile>& shared, const Arguments<typ
     const int rows = rows_at(t);
     const int padded = (rows + Tile::step - 1) / Tile::step * Tile::step;
     arch::wait_for_copies<0>();
-    arch::sync_threads();
+    sync_item<Tile::threads>();
     if constexpr (Outputs) copy_rows<Tile>(shared.z(), global.z + t * stride, stride, rows);
     arch::commit_copies();
     convolve(shared, halo, rows);
-    arch::sync_threads();
+    sync_item<Tile::threads>();
     const int next = t + Tile::tokens;
     if (next < chunk.end) copy_rows<Tile>(shared.x(), global.x + next * stride, stride, rows_at(next));
     arch::commit_copies();
     project<Tile, Outputs ? 0 : Head::first_b>(shared, padded);
-    arch::sync_threads();
+    sync_item<Tile::threads>();
     step_size(shared, rows, padded);
-    arch::sync_threads();
+    sync_item<Tile::threads>();
     scan.template run<Outputs>(shared, padded);
     if constexpr (Outputs) {
       arch::wait_for_copies<1>();
-      arch::sync_threads();
+      sync_item<Tile::threads>();
       gate(shared, global.out + t * arguments.out.stride, arguments.out.stride, rows);
     }
   }
@@ -132,7 +132,7 @@ RECURFORMER_DEVICE int run_chunk(const Shared<Tile>& shared, const Arguments<typ
 /// Writes the inputs that the next tokens' convolution needs.
 template <class Tile>
 RECURFORMER_DEVICE void save_halo(const Shared<Tile>& shared, int which, float* to) {
-  arch::sync_threads();
+  sync_item<Tile::threads>();
   RECURFORMER_ROLLED
   for (int i = arch::thread_index(); i < Tile::Head::past * Tile::Head::d_head; i += Tile::threads)
     to[i] = shared.halo(which)[i];

@@ -59,8 +59,9 @@ inline Plan plan_with_chunks(std::span<const SequenceRows> sequences, int chunk_
 }
 
 /// The fastest Plan by a model of the time, which depends on the arguments only. `slots` is how many blocks
-/// run at once, `heads` those of the run.
-inline Plan plan_chunks(std::span<const SequenceRows> sequences, int heads, int slots) {
+/// run at once, `heads` those of the run; `beside` is for how many of its tokens each of these blocks has other work to
+/// do in the same launch.
+inline Plan plan_chunks(std::span<const SequenceRows> sequences, int heads, int slots, double beside = 0) {
   // Times in the unit of a token in one block. A chunk costs its tokens once for the carried state and once
   // for the outputs; carry and the launches are worth about these many tokens.
   constexpr double two_passes = 1.7, per_chunk = 0.3, two_launches = 24;
@@ -72,11 +73,11 @@ inline Plan plan_chunks(std::span<const SequenceRows> sequences, int heads, int 
   }
   const double work = static_cast<double>(total) * heads / slots;
   std::int64_t best = longest;
-  double least = std::max(static_cast<double>(longest), work);
+  double least = std::max(static_cast<double>(longest), work + beside);
   for (std::int64_t rows = shortest; rows < longest; rows *= 2) {
     const double chunks = static_cast<double>((longest + rows - 1) / rows);
-    const double time =
-        two_passes * std::max(static_cast<double>(rows), work) + per_chunk * chunks + two_launches;
+    const double time = std::max(two_passes * static_cast<double>(rows), two_passes * work + beside) +
+                        per_chunk * chunks + two_launches;
     if (time < least) least = time, best = rows;
   }
   return plan_with_chunks(sequences, static_cast<int>(best));
@@ -93,10 +94,10 @@ constexpr std::size_t workspace_bytes(const Plan& plan, int heads) {
 /// What the three kernels get.
 template <class T>
 struct PrefillParameters {
-  Arguments<T> arguments;
-  int chunk_rows;
-  float* chunk_states;      ///< (chunks, heads, states, d_head): after each chunk
-  float* chunk_delta_sums;  ///< (chunks, heads, d_head)
+  Arguments<T> arguments = {};
+  int chunk_rows = 1;
+  float* chunk_states = nullptr;      ///< (chunks, heads, states, d_head): after each chunk
+  float* chunk_delta_sums = nullptr;  ///< (chunks, heads, d_head)
 };
 
 inline namespace RECURFORMER_ARCH {
@@ -291,6 +292,15 @@ Plan plan_prefill(std::span<const SequenceRows> sequences, int heads, int multip
   return plan_chunks(sequences, heads, multiprocessors * slots);
 }
 
+/// Throws ArgumentError for a plan that the kernels cannot follow.
+template <class Head>
+void check_chunks(const Plan& plan, int heads) {
+  check(!plan.several || plan.chunk_rows >= Head::past, "Mamba: chunks of ", plan.chunk_rows,
+        " tokens; a convolution of ", Head::taps, " taps needs ", Head::past, " at least");
+  check(std::int64_t{plan.chunks} * heads < std::int64_t{1} << 31, "Mamba: ", plan.chunks, " chunks of ",
+        heads, " heads are too many for one launch; split the batch");
+}
+
 /// Outputs of all new tokens, and the states after them. The plan is that of the same sequences; `workspace`
 /// is device memory of workspace_bytes(). Throws ArgumentError for rows that are not aligned.
 template <class Head, class T, class Device>
@@ -298,10 +308,7 @@ void prefill(Device& device, const Plan& plan, const Arguments<T>& arguments, vo
   using Tile = PrefillTile<Head, T>;
   check_arguments<Head>(arguments);
   const int heads = arguments.heads();
-  check(!plan.several || plan.chunk_rows >= Head::past, "Mamba: chunks of ", plan.chunk_rows,
-        " tokens; a convolution of ", Head::taps, " taps needs ", Head::past, " at least");
-  check(std::int64_t{plan.chunks} * heads < std::int64_t{1} << 31, "Mamba: ", plan.chunks, " chunks of ",
-        heads, " heads are too many for one launch; split the batch");
+  check_chunks<Head>(plan, heads);
   if (plan.chunks == 0 || heads == 0) return;
   auto* const states = static_cast<float*>(workspace);
   const std::int64_t slots = std::int64_t{plan.chunks} * heads;

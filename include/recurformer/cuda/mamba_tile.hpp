@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "recurformer/arch/arch.hpp"
+#include "recurformer/cuda/work_item.hpp"
 #include "recurformer/cuda/mamba_math.hpp"
 #include "recurformer/cuda/mamba_parameters.hpp"
 
@@ -23,9 +24,10 @@ namespace rf::cuda::mamba {
 
 namespace detail {
 
-/// Threads that share the states of one channel: enough that registers hold 16 states at most.
-constexpr int lanes_per_channel(int padded_states, int fewest) {
-  int lanes = fewest;
+/// Threads that share the states of one channel: `wanted`, or as many as there are threads for, but enough that
+/// registers hold 16 states at most.
+constexpr int lanes_per_channel(int padded_states, int wanted, int most) {
+  int lanes = wanted < most ? wanted : most;
   while (padded_states / lanes > 16) lanes *= 2;
   return lanes;
 }
@@ -48,13 +50,14 @@ constexpr int resident_blocks(int threads, int states_per_lane) {
 }  // namespace detail
 
 /// Many tokens per sequence: small redundancy, a tile's memory traffic hidden behind the one before it.
-template <class HeadType, class T>
+/// Threads: those of a block at most, unless the states need more.
+template <class HeadType, class T, int Threads = 1024>
 struct PrefillTile {
   using Head = HeadType;
   using Value = T;
-  static constexpr int lanes = detail::lanes_per_channel(Head::padded_states, Head::d_head <= 32    ? 4
-                                                                              : Head::d_head <= 128 ? 2
-                                                                                                    : 1);
+  static constexpr int wanted_lanes = Head::d_head <= 32 ? 4 : Head::d_head <= 128 ? 2 : 1;
+  static constexpr int lanes =
+      detail::lanes_per_channel(Head::padded_states, wanted_lanes, Threads / Head::d_head);
   static constexpr int threads = Head::d_head * lanes;
   static constexpr int blocks_per_multiprocessor =
       detail::resident_blocks(threads, Head::padded_states / lanes);
@@ -66,12 +69,13 @@ struct PrefillTile {
       detail::projection_lanes(tokens / projection_tokens * (Head::columns / 4), threads, Head::d_head);
 };
 
-/// One to eight tokens per sequence: as many threads as help.
-template <class HeadType, class T>
+/// One to eight tokens per sequence: as many threads as help. Threads: as for prefill.
+template <class HeadType, class T, int Threads = 1024>
 struct DecodeTile {
   using Head = HeadType;
   using Value = T;
-  static constexpr int lanes = detail::lanes_per_channel(Head::padded_states, Head::d_head <= 128 ? 4 : 2);
+  static constexpr int lanes =
+      detail::lanes_per_channel(Head::padded_states, Head::d_head <= 128 ? 4 : 2, Threads / Head::d_head);
   static constexpr int threads = Head::d_head * lanes;
   static constexpr int blocks_per_multiprocessor =
       detail::resident_blocks(threads, Head::padded_states / lanes);

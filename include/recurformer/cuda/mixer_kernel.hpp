@@ -20,19 +20,30 @@
 //     template <int D, class Device> static void prepare(Device&, const HeadShape&, int groups,
 //                                                        std::span<const float* const> local, float*
 //                                                        prepared);
-//     // the heads: from what was projected, and the past, to the run's columns of `out`
-//     template <int D, class T, class Device>
-//     static void forward(Device&, CallMemory<Device>&, const MyMixer&, const DeviceBatch&, const
-//     DeviceRun<T>&);
+//     // the heads: how they are cut into work items, and what a launch of these gets (cuda/work_item.hpp),
+//     for
+//     // many new tokens per sequence and for at most most_decode_rows; blocks have `Threads` threads
+//     template <int D> static constexpr int prefill_threads = …;  // blocks must have so many at least
+//     template <int D, class T, int Threads> struct Prefill {
+//       using Work = …;
+//       static constexpr bool fills_gaps = …;                    // planned after the others: knows their
+//       cost struct Plan { int shared_bytes; … };                     // depends on the batch, not on the
+//       layer template <class Device> static Plan plan(WorkPlanner<Device>&, const MyMixer&, const
+//       HeadShape&, int groups); template <class Device> static typename Work::Parameters
+//       bind(WorkBinder<Device>&, const MyMixer&, const DeviceRun<T>&, const Plan&);
+//     };
+//     template <int D, class T, int Threads> struct Decode { the same };
 //   };
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "recurformer/core/rows_view.hpp"
 #include "recurformer/cuda/call_memory.hpp"
 #include "recurformer/cuda/projections.hpp"
+#include "recurformer/cuda/work_list.hpp"
 #include "recurformer/spec/batch.hpp"
 #include "recurformer/spec/layer_shape.hpp"
 
@@ -72,10 +83,30 @@ struct DeviceRun {
   int groups = 0;
   const int* group_index = nullptr;                   ///< (groups): the layer's index of each group
   std::span<const ProjectionTarget<T>> targets = {};  ///< as the projection has filled them
-  std::span<const float* const> local = {};           ///< local parameters in declared order
+  std::vector<const float*> local = {};               ///< local parameters in declared order
   const float* prepared = nullptr;                    ///< what prepare() made of them
-  std::span<const DeviceField> fields = {};           ///< in declared order
+  std::vector<DeviceField> fields = {};               ///< in declared order
   RowsView<T> out = {};                               ///< (rows, heads of the layer · d_head)
+};
+
+/// What a mixer plans with: it adds its items to the list.
+template <class Device>
+struct WorkPlanner {
+  const DeviceBatch& batch;
+  WorkList& list;
+  CallMemory<Device>& memory;     ///< for what items leave each other
+  UploadMemory<Device>& uploads;  ///< for what they read
+  Device& device;
+  int blocks;  ///< of the launch that run at once
+};
+
+/// What a mixer makes the parameters of a launch with. Counters taken from the list with take_counters() are
+/// counters[index] here.
+template <class Device>
+struct WorkBinder {
+  const DeviceBatch& batch;
+  UploadMemory<Device>& uploads;
+  unsigned* counters;
 };
 
 /// Specialised once per mixer; see the top of this file.
@@ -84,6 +115,9 @@ struct MixerKernel;
 
 /// At most so many new tokens per sequence make a call a decode.
 inline constexpr std::int64_t most_decode_rows = 8;
+
+/// Threads of the blocks that decode.
+inline constexpr int decode_threads = 256;
 
 }  // namespace rf::cuda
 

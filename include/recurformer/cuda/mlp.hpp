@@ -20,6 +20,7 @@
 #include "recurformer/arch/memory.hpp"
 #include "recurformer/arch/thread.hpp"
 #include "recurformer/cuda/linear.hpp"
+#include "recurformer/cuda/pack_rows.hpp"
 
 namespace rf::cuda {
 
@@ -154,9 +155,9 @@ void mlp_tiles(Device& device, const MlpArguments<typename Tile::Element>& a) {
   using T = typename Tile::Element;
   using Kernel = MlpKernel<Tile>;
   if (a.rows == 0 || a.d_ff == 0) return;
-  const int gate_up_columns = (a.d_ff + partner_distance - 1) / partner_distance * partner_block;
+  const int columns = gate_up_columns(a.d_ff);
   const MlpOrder order{.row_tiles = row_tiles<Tile>(a.rows),
-                       .gate_up_tiles = column_tiles<Tile>(gate_up_columns),
+                       .gate_up_tiles = column_tiles<Tile>(columns),
                        .down_tiles = column_tiles<Tile>(a.d_model)};
   check_operands(GemmOperands<DenseRows<T>>{
       .rows = {{a.x.data, a.x.stride}, a.rows}, .weights = a.gate_up, .columns = a.d_ff, .inner = a.d_model});
@@ -168,7 +169,7 @@ void mlp_tiles(Device& device, const MlpArguments<typename Tile::Element>& a) {
                                   .shared_bytes = Kernel::shared_bytes},
                                  {.gate_up = {.rows = {{a.x.data, a.x.stride}, a.rows},
                                               .weights = a.gate_up,
-                                              .columns = gate_up_columns,
+                                              .columns = columns,
                                               .inner = a.d_model},
                                   .down = {.rows = {{a.workspace, a.d_ff}, a.rows},
                                            .weights = a.down,
@@ -181,11 +182,11 @@ void mlp_tiles(Device& device, const MlpArguments<typename Tile::Element>& a) {
                                   .counters = a.counters.data});
 }
 
-/// The MLP of a block; see the top of this file. 0 rows are nothing to do.
-template <class T, class Device>
+/// The MLP of a block; see the top of this file. 0 rows are nothing to do, and LeastRows is with_tile's.
+template <class T, int LeastRows = 0, class Device>
 void mlp(Device& device, const MlpArguments<T>& arguments) {
-  with_tile<T>(arguments.rows, arguments.d_model, device.multiprocessors(),
-               [&]<class Tile>(Tile) { mlp_tiles<Tile>(device, arguments); });
+  with_tile<T, LeastRows>(arguments.rows, arguments.d_model, device.multiprocessors(),
+                          [&]<class Tile>(Tile) { mlp_tiles<Tile>(device, arguments); });
 }
 
 }  // namespace rf::cuda

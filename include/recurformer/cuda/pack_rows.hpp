@@ -52,12 +52,16 @@ void pack_rows(Device& device, int rows, const typename PackRowsKernel<From, To>
   if (rows > 0) device.template launch<PackRowsKernel<From, To>>({.blocks = {.x = rows}}, parameters);
 }
 
-/// Rows of the fused gate and up projection that SwiGlu reads, for weights stored as W_gate over W_up
+/// Columns of the fused gate and up projection that SwiGlu reads.
+constexpr int gate_up_columns(int d_ff) {
+  return (d_ff + partner_distance - 1) / partner_distance * partner_block;
+}
+
+/// Its rows as a matrix of weights, for weights stored as W_gate over W_up
 /// (2·d_ff, inner): of every 64 rows, 32 of W_gate and the same 32 of W_up; -1 where d_ff ends.
 inline std::vector<int> gate_up_rows(int d_ff) {
-  const int blocks = (d_ff + partner_distance - 1) / partner_distance;
   std::vector<int> out;
-  for (int block = 0; block < blocks; ++block)
+  for (int block = 0; block < gate_up_columns(d_ff) / partner_block; ++block)
     for (int row = 0; row < partner_block; ++row) {
       const int column = block * partner_distance + row % partner_distance;
       out.push_back(column >= d_ff ? -1 : row < partner_distance ? column : d_ff + column);

@@ -13,46 +13,43 @@
 #include "recurformer/spec/batch.hpp"
 
 namespace rf::cuda {
+/// Rows of new tokens and the rings they go to.
+template <class T>
+struct RingAppend {
+  const SequenceRows* sequences = nullptr;
+  T* const* past_keys = nullptr;    ///< (sequences): (groups, sink + capacity, d_head)
+  T* const* past_values = nullptr;  ///< likewise
+  RowsView<const T> keys = {};      ///< (rows, groups · d_head), of the new tokens
+  RowsView<const T> values = {};
+  int sink = 0;
+  int capacity = 1;
+  int d_head = 0;  ///< a multiple of 8
+};
+
 inline namespace RECURFORMER_ARCH {
 
-/// One block per group and sequence; rows are copied 16 bytes at a time.
 template <class T>
-struct RingAppendKernel {
-  struct Parameters {
-    const SequenceRows* sequences = nullptr;
-    T* const* past_keys = nullptr;    ///< (sequences): (groups, sink + capacity, d_head)
-    T* const* past_values = nullptr;  ///< likewise
-    RowsView<const T> keys;           ///< (rows, groups · d_head), of the new tokens
-    RowsView<const T> values;
-    int sink = 0;
-    int capacity = 1;
-    int d_head = 0;  ///< a multiple of 8
-  };
-  static constexpr int threads = 128;
-  static constexpr int blocks_per_multiprocessor = 8;
+RECURFORMER_DEVICE void copy_eight(T* to, const T* from) {
+  *reinterpret_cast<arch::Words4*>(to) = *reinterpret_cast<const arch::Words4*>(from);
+}
 
-  RECURFORMER_DEVICE static void run(const Parameters& p) {
-    const arch::Dim3 block = arch::block_index();
-    const SequenceRows sequence = p.sequences[block.y];
-    const int chunks = p.d_head / 8, rows = static_cast<int>(sequence.rows);
-    const std::int64_t ring = std::int64_t{block.x} * (p.sink + p.capacity) * p.d_head;
-    for (int i = arch::thread_index(); i < rows * chunks; i += threads) {
-      const int row = i / chunks, column = i % chunks * 8;
-      const std::int64_t position = sequence.position + row;
-      if (position >= p.sink && row + p.capacity < rows) continue;  // a later row takes its slot
-      const std::int64_t slot = position < p.sink ? position : p.sink + (position - p.sink) % p.capacity;
-      const std::int64_t to = ring + slot * p.d_head + column;
-      const std::int64_t from = std::int64_t{block.x} * p.d_head + column;
-      copy(p.past_keys[block.y] + to, p.keys.row(sequence.first_row + row) + from);
-      copy(p.past_values[block.y] + to, p.values.row(sequence.first_row + row) + from);
-    }
+/// Appends the rows of one group of one sequence, 16 bytes at a time, by the first `Threads` threads of a block.
+template <int Threads, class T>
+RECURFORMER_DEVICE void append_to_ring(const RingAppend<T>& p, int index, int group) {
+  const SequenceRows sequence = p.sequences[index];
+  const int chunks = p.d_head / 8, rows = static_cast<int>(sequence.rows);
+  const std::int64_t ring = std::int64_t{group} * (p.sink + p.capacity) * p.d_head;
+  for (int i = arch::thread_index(); i < rows * chunks; i += Threads) {
+    const int row = i / chunks, column = i % chunks * 8;
+    const std::int64_t position = sequence.position + row;
+    if (position >= p.sink && row + p.capacity < rows) continue;  // a later row takes its slot
+    const std::int64_t slot = position < p.sink ? position : p.sink + (position - p.sink) % p.capacity;
+    const std::int64_t to = ring + slot * p.d_head + column;
+    const std::int64_t from = std::int64_t{group} * p.d_head + column;
+    copy_eight(p.past_keys[index] + to, p.keys.row(sequence.first_row + row) + from);
+    copy_eight(p.past_values[index] + to, p.values.row(sequence.first_row + row) + from);
   }
-
- private:
-  RECURFORMER_DEVICE static void copy(T* to, const T* from) {
-    *reinterpret_cast<arch::Words4*>(to) = *reinterpret_cast<const arch::Words4*>(from);
-  }
-};
+}
 
 }  // namespace RECURFORMER_ARCH
 }  // namespace rf::cuda

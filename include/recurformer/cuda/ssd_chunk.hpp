@@ -153,7 +153,7 @@ struct SsdChunk {
         });
       largest = detail::ssd_warp_max(largest);
       if (arch::lane_index() == 0) small->state_largest[arch::warp_index()] = largest;
-      arch::sync_threads();
+      sync_item<Shape::threads>();
       RECURFORMER_UNROLL
       for (int w = 0; w < Shape::warps; ++w)
         largest = small->state_largest[w] > largest ? small->state_largest[w] : largest;
@@ -373,7 +373,7 @@ struct SsdChunk {
         small->squares[column_half][upper] = squares[0];
         small->squares[column_half][upper + 8] = squares[1];
       }
-      arch::sync_threads();
+      sync_item<Shape::threads>();
       RECURFORMER_UNROLL
       for (int half = 0; half < 2; ++half)
         squares[half] = small->squares[0][upper + 8 * half] + small->squares[1][upper + 8 * half];

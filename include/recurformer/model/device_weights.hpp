@@ -123,10 +123,13 @@ class DeviceLayerWeights<Kinds<K...>, P, Device> {
                      Widths widths)
       : DeviceLayerWeights(device, host, shape, widths, projection_of(host, shape.head_shape())) {}
 
-  /// Calls f(index of the run, run) for every run, empty ones included.
+  /// Calls f(index of the run, run) for every run, empty ones included. The index is a constant, convertible
+  /// to std::size_t.
   template <class F>
   void for_each_run(F&& f) const {
-    [&]<std::size_t... I>(std::index_sequence<I...>) { (f(I, std::get<I>(runs_)), ...); }
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      (f(std::integral_constant<std::size_t, I>{}, std::get<I>(runs_)), ...);
+    }
     (std::index_sequence_for<K...>{});
   }
 

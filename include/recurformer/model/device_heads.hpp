@@ -1,0 +1,140 @@
+#ifndef RECURFORMER_MODEL_DEVICE_HEADS_HPP
+#define RECURFORMER_MODEL_DEVICE_HEADS_HPP
+
+// The heads of a layer as one launch on a device: the runs' mixers plan their work items
+// (cuda/mixer_kernel.hpp), the list orders them, and one kernel for the whole set of kinds computes them
+// (cuda/heads.hpp for prefill, cuda/decode_layer.hpp for decode). A plan depends on the batch, on how many
+// groups each run has and on the mixers' options, so that layers of one make share it.
+
+#include <algorithm>
+#include <cstdint>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "recurformer/cuda/decode_layer.hpp"
+#include "recurformer/cuda/heads.hpp"
+#include "recurformer/cuda/mixer_kernel.hpp"
+#include "recurformer/spec/mixer.hpp"
+
+namespace rf {
+
+/// Many new tokens per sequence, or at most cuda::most_decode_rows.
+enum class HeadsMode { prefill, decode };
+
+namespace detail {
+
+/// How mixer M cuts its heads into items in a mode.
+template <class M, int D, class T, int Threads, HeadsMode Mode>
+struct HeadPlannerOf {
+  using type = typename cuda::MixerKernel<M>::template Prefill<D, T, Threads>;
+};
+template <class M, int D, class T, int Threads>
+struct HeadPlannerOf<M, D, T, Threads, HeadsMode::decode> {
+  using type = typename cuda::MixerKernel<M>::template Decode<D, T, Threads>;
+};
+
+}  // namespace detail
+
+/// The heads of layers with a set of kinds, of width D and element type T.
+template <class Set, int D, class T, HeadsMode Mode>
+class DeviceHeads;
+
+template <class... K, int D, class T, HeadsMode Mode>
+class DeviceHeads<Kinds<K...>, D, T, Mode> {
+ public:
+  static constexpr HeadsMode mode = Mode;
+  /// Threads of a block.
+  static constexpr int threads =
+      Mode == HeadsMode::decode
+          ? cuda::decode_threads
+          : std::max({cuda::MixerKernel<typename K::Mixer>::template prefill_threads<D>...});
+  static constexpr int blocks_per_multiprocessor =
+      Mode == HeadsMode::decode ? (D <= 64 ? 2 : 1) : cuda::heads_blocks(threads);
+
+  /// Counters of the launch before those of the works.
+  static constexpr int own_counters =
+      Mode == HeadsMode::decode ? cuda::decode_layer_counters : cuda::heads_counters;
+
+  template <class Kind>
+  using Planner = typename detail::HeadPlannerOf<typename Kind::Mixer, D, T, threads, Mode>::type;
+  using Parameters = cuda::WorkParameters<typename Planner<K>::Work...>;
+
+  struct Plan {
+    std::vector<std::int64_t> key;  // of the layers it is for
+    cuda::ItemList list;
+    int counters = 0;  // that the works use
+    std::tuple<typename Planner<K>::Plan...> runs;
+  };
+
+  /// The index among `plans` of the one for a layer; makes it if there is none.
+  template <class Device, class Layer>
+  static std::size_t plan(std::vector<Plan>& plans, Device& device, const cuda::DeviceBatch& batch,
+                          cuda::CallMemory<Device>& memory, cuda::UploadMemory<Device>& uploads,
+                          const HeadShape& shape, const Layer& layer) {
+    const std::vector<std::int64_t> key = key_of(layer);
+    for (std::size_t i = 0; i < plans.size(); ++i)
+      if (plans[i].key == key) return i;
+    Plan plan;
+    cuda::WorkList list;
+    cuda::WorkPlanner<Device> planner{batch,   list,   memory,
+                                      uploads, device, device.multiprocessors() * blocks_per_multiprocessor};
+    for (const bool fills_gaps : {false, true})
+      layer.for_each_run([&]<class Run>(auto index, const Run& run) {
+        using P = std::tuple_element_t<index, std::tuple<Planner<K>...>>;
+        if (run.groups == 0 || P::fills_gaps != fills_gaps) return;
+        list.begin_run(static_cast<int>(index));
+        std::get<index>(plan.runs) = P::plan(planner, run.mixer, shape, run.groups);
+        plan.list.shared_bytes = std::max(plan.list.shared_bytes, std::get<index>(plan.runs).shared_bytes);
+      });
+    plan.key = key;
+    plan.list.items = uploads.add(list.ordered(planner.blocks));
+    plan.list.count = list.size();
+    plan.list.shared_bytes = (plan.list.shared_bytes + 15) / 16 * 16;
+    plan.counters = list.counters();
+    plans.push_back(std::move(plan));
+    return plans.size() - 1;
+  }
+
+  /// What a launch for a layer gets. describe(index, run) is the DeviceRun<T> of a run; `counters` are the
+  /// launch's.
+  template <class Device, class Layer, class Describe>
+  static Parameters bind(const Plan& plan, const cuda::DeviceBatch& batch,
+                         cuda::UploadMemory<Device>& uploads, unsigned* counters, const Layer& layer,
+                         Describe&& describe) {
+    Parameters out;
+    cuda::WorkBinder<Device> binder{batch, uploads, counters + own_counters};
+    layer.for_each_run([&]<class Run>(auto index, const Run& run) {
+      using P = std::tuple_element_t<index, std::tuple<Planner<K>...>>;
+      if (run.groups == 0) return;
+      parameters_of<index>(out) =
+          P::bind(binder, run.mixer, describe(index, run), std::get<index>(plan.runs));
+    });
+    return out;
+  }
+
+ private:
+  /// What of a layer a plan depends on.
+  template <class Layer>
+  static std::vector<std::int64_t> key_of(const Layer& layer) {
+    std::vector<std::int64_t> key;
+    layer.for_each_run([&]<class Run>(auto, const Run& run) {
+      key.push_back(run.groups);
+      if constexpr (MixerWithOptions<typename Run::Mixer>)
+        for (std::size_t i = 0; i < Run::Mixer::option_names.size(); ++i) key.push_back(run.mixer.option(i));
+    });
+    return key;
+  }
+
+  template <std::size_t Index, class First, class... Rest>
+  static auto& parameters_of(cuda::WorkParameters<First, Rest...>& all) {
+    if constexpr (Index == 0)
+      return all.first;
+    else
+      return parameters_of<Index - 1>(all.rest);
+  }
+};
+
+}  // namespace rf
+
+#endif  // RECURFORMER_MODEL_DEVICE_HEADS_HPP
