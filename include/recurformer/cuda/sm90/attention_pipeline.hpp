@@ -90,8 +90,7 @@ struct PrefillMemory {
   static constexpr int tile_bytes = panels * key_panel_bytes;
   using Ring = TileRing<Tuning::stages, tile_bytes>;
   static constexpr int barriers_at = queries_bytes + 2 * Ring::tiles_bytes;
-  static constexpr int item_at = barriers_at + 2 * Ring::barriers_bytes;
-  static constexpr int bytes = item_at + static_cast<int>(sizeof(AttentionItem));
+  static constexpr int bytes = barriers_at + 2 * Ring::barriers_bytes;
 
   RECURFORMER_DEVICE explicit PrefillMemory(unsigned char* memory)
       : begin(memory),
@@ -101,17 +100,13 @@ struct PrefillMemory {
                .barriers = at(barriers_at + Ring::barriers_bytes)} {}
 
   /// By one thread, before the block meets at a barrier. Every consumer warp releases tiles.
-  RECURFORMER_DEVICE void initialise(const AttentionItem& work) const {
+  RECURFORMER_DEVICE void initialise() const {
     constexpr int releases = consumer_groups * group_threads / arch::warp_size;
-    item() = work;
     keys.initialise(releases);
     values.initialise(releases);
     arch::fence_mbarrier_init();
   }
 
-  RECURFORMER_DEVICE AttentionItem& item() const {
-    return *reinterpret_cast<AttentionItem*>(begin + item_at);
-  }
   /// Where the queries, and later the output, of a group of consumers begin.
   RECURFORMER_DEVICE arch::SharedAddress queries(int group) const {
     return at(group * panels * query_panel_bytes);
@@ -131,29 +126,50 @@ struct PrefillMemory {
   Ring keys, values;
 };
 
-/// What one thread does for an item: has the tiles that it sees brought in, in the order in which they are
-/// needed. Keys are needed a tile ahead of values.
-template <int D, class Tuning, class Attention>
-RECURFORMER_DEVICE void produce_tiles(const Attention& attention, const arch::TensorMap& keys,
-                                      const arch::TensorMap& values, const PrefillMemory<D, Tuning>& memory) {
-  using Memory = PrefillMemory<D, Tuning>;
-  constexpr int page_rows = static_cast<int>(cache_page_rows);
-  const AttentionItem& item = memory.item();
-  const auto& source = attention.key_values;
-  const int* pages = source.pages + std::int64_t{item.sequence} * source.pages_per_sequence;
+/// Calls f(item) for the block's part of `count` items, longest first: they are dealt out to the blocks back
+/// and forth, so that no block gets the longer one every time.
+template <class F>
+RECURFORMER_DEVICE void for_each_item(const AttentionItem* items, int count, F f) {
+  const int blocks = arch::grid_size().x, block = arch::block_index().x;
+  RECURFORMER_ROLLED
+  for (int round = 0; round * blocks < count; ++round) {
+    const int i = round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
+    if (i >= count) return;
+    const AttentionItem item = items[i];
+    f(item);
+  }
+}
+
+/// The keys that the queries of an item see.
+template <class Tuning, class Attention>
+RECURFORMER_DEVICE KeyTiles<Tuning::keys> key_tiles(const Attention& attention, const AttentionItem& item) {
   const QueryTile queries(attention.sequences[item.sequence], attention.heads, item.first_query,
                           Tuning::queries);
-  const KeyTiles<Tuning::keys> tiles(attention.mask, queries.first_position(), queries.last_position());
+  return {attention.mask, queries.first_position(), queries.last_position()};
+}
+
+/// Has the tiles that an item sees brought in, in the order in which they are needed: keys a tile ahead of
+/// values. `first` is the number of tiles before; returns that after them.
+template <int D, class Tuning, class Attention>
+RECURFORMER_DEVICE int produce_tiles(const Attention& attention, const AttentionItem& item,
+                                     const arch::TensorMap& keys, const arch::TensorMap& values,
+                                     const PrefillMemory<D, Tuning>& memory, int first) {
+  using Memory = PrefillMemory<D, Tuning>;
+  constexpr int page_rows = static_cast<int>(cache_page_rows);
+  const auto& source = attention.key_values;
+  const int* pages = source.pages + std::int64_t{item.sequence} * source.pages_per_sequence;
+  const auto tiles = key_tiles<Tuning>(attention, item);
 
   const auto load = [&](const arch::TensorMap& pool, const typename Memory::Ring& ring, int i) {
     const int begin = tiles[i].begin;
     const int row = (pages[begin / page_rows] * source.groups + item.group) * page_rows + begin % page_rows;
-    ring.wait_empty(i);
-    arch::arrive_mbarrier_expecting(ring.full(i), Memory::tile_bytes);
+    ring.wait_empty(first + i);
+    arch::arrive_mbarrier_expecting(ring.full(first + i), Memory::tile_bytes);
     RECURFORMER_UNROLL
     for (int panel = 0; panel < Memory::panels; ++panel)
-      arch::load_tensor(ring.tile(i) + static_cast<arch::SharedAddress>(panel * Memory::key_panel_bytes),
-                        pool, {panel * panel_columns, row}, ring.full(i));
+      arch::load_tensor(
+          ring.tile(first + i) + static_cast<arch::SharedAddress>(panel * Memory::key_panel_bytes), pool,
+          {panel * panel_columns, row}, ring.full(first + i));
   };
   const int count = tiles.count();
   RECURFORMER_ROLLED
@@ -161,6 +177,7 @@ RECURFORMER_DEVICE void produce_tiles(const Attention& attention, const arch::Te
     if (i < count) load(keys, memory.keys, i);
     if (i > 0) load(values, memory.values, i - 1);
   }
+  return first + count;
 }
 
 }  // namespace RECURFORMER_ARCH

@@ -14,10 +14,11 @@
 // 4·B·H·Lq·Lk·d_head operations at 989e12 per second in the tensor cores, B·H·Lq·Lk exponentials at 3.87e12
 // per second beside them: as much at d_head 64, half at 128. The schedule has them overlap twice.
 //
-// A block computes a tile of 128 packed queries of one group of one sequence. A producer warpgroup gives its
-// registers away and one thread of it brings tiles of keys and values (sm90/attention_pipeline.hpp); two
-// consumer warpgroups own 64 queries each. Within a warpgroup the products of one tile run while the softmax
-// of the next does,
+// An item is a tile of 128 packed queries of one group of one sequence; a block per multiprocessor computes
+// several. A producer warpgroup gives its registers away and one thread of it brings tiles of keys and values
+// (sm90/attention_pipeline.hpp), those of the next item while the last one is being stored; two consumer
+// warpgroups own 64 queries each. Within a warpgroup the products of one tile run while the softmax of the
+// next does,
 //
 //   issue S = Q Kᵢᵀ │ issue O += P Vᵢ₋₁ │ wait for S │ mask, softmax │ wait for O │ rescale O │ P = S
 //
@@ -31,6 +32,7 @@
 // Keys and values must have been written by an earlier launch. The kernel is compiled and simulated here, and
 // its instructions are checked; it has not been timed on a GPU yet.
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <type_traits>
@@ -75,11 +77,16 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
   using typename Base::Scores;
   using typename Base::T;
 
-  /// `group`: 0 or 1; `warp`: of the consumers'.
-  RECURFORMER_DEVICE PrefillConsumer(const Parameters& parameters, const Memory& memory, int group, int warp)
-      : Base(parameters, memory.item(), 16 * warp), memory_(memory), group_(group) {}
+  /// `group`: 0 or 1; `first_tile`: the number of tiles before.
+  RECURFORMER_DEVICE PrefillConsumer(const Parameters& parameters, const AttentionItem& item,
+                                     const Memory& memory, int group, int first_tile)
+      : Base(parameters, item, group * group_queries + arch::warp_index() % 4 * 16),
+        memory_(memory),
+        group_(group),
+        first_tile_(first_tile) {}
 
-  RECURFORMER_DEVICE void run() {
+  /// Returns the number of tiles after it.
+  RECURFORMER_DEVICE int run() {
     load_queries();
     const int count = key_tiles_.count();
     Rows maximum = Base::rows(Base::minus_infinity), sum = Base::rows(0.0f);
@@ -89,7 +96,7 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
 
     issue_scores(scores, 0);
     arch::wait_for_multiplies<0>(accumulators(scores));
-    memory_.keys.release(0);
+    memory_.keys.release(first_tile_);
     apply_softmax(scores, 0, maximum, sum);
     pack(weights, scores);
     clear_hidden_values(0);
@@ -102,17 +109,19 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
       issue_output(output, weights, i - 1);
       if (group_ == 0 || i + 1 < count) pass_turn();
       arch::wait_for_multiplies<1>(accumulators(scores));
-      memory_.keys.release(i);
+      memory_.keys.release(first_tile_ + i);
       const Rows correction = apply_softmax(scores, i, maximum, sum);
       clear_hidden_values(i);  // here, since ptxas would move the wait up to before the softmax otherwise
       arch::wait_for_multiplies<0>(accumulators(output), weights);
-      memory_.values.release(i - 1);
+      memory_.values.release(first_tile_ + i - 1);
       output.each([&](float& x, int row, int half, int) { x *= correction.value[row][half]; });
       pack(weights, scores);
     }
     issue_output(output, weights, count - 1);
     arch::wait_for_multiplies<0>(accumulators(output), weights);
+    memory_.values.release(first_tile_ + count - 1);
     finish(output, maximum, sum);
+    return first_tile_ + count;
   }
 
  private:
@@ -140,6 +149,7 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
   /// The group's queries, zeros behind the last.
   RECURFORMER_DEVICE void load_queries() const {
     const QueryTile queries = this->query_tile();
+    sync_group();  // all its warps have stored the output before
     RECURFORMER_UNROLL
     for (int i = 0; i < group_queries * chunks / group_threads; ++i) {
       const int index = arch::thread_index() % group_threads + i * group_threads;
@@ -196,9 +206,10 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
 
   /// Starts S = Q Kᵀ with the keys of tile i.
   RECURFORMER_DEVICE void issue_scores(Scores& scores, int i) const {
-    memory_.keys.wait_full(i);
+    memory_.keys.wait_full(first_tile_ + i);
     const auto left = arch::matrix_descriptor({.start = memory_.queries(group_), .stride_bytes = 1024});
-    const auto right = arch::matrix_descriptor({.start = memory_.keys.tile(i), .stride_bytes = 1024});
+    const auto right =
+        arch::matrix_descriptor({.start = memory_.keys.tile(first_tile_ + i), .stride_bytes = 1024});
     arch::fence_multiplies(accumulators(scores));
     RECURFORMER_UNROLL
     for (int k = 0; k < D / 16; ++k)
@@ -209,9 +220,10 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
   }
   /// Starts O += P V with the values of tile i, O = P V with the first.
   RECURFORMER_DEVICE void issue_output(Output& output, Weights& weights, int i) const {
-    memory_.values.wait_full(i);
-    const auto right = arch::matrix_descriptor(
-        {.start = memory_.values.tile(i), .leading_bytes = Memory::key_panel_bytes, .stride_bytes = 1024});
+    memory_.values.wait_full(first_tile_ + i);
+    const auto right = arch::matrix_descriptor({.start = memory_.values.tile(first_tile_ + i),
+                                                .leading_bytes = Memory::key_panel_bytes,
+                                                .stride_bytes = 1024});
     arch::fence_multiplies(accumulators(output), weights);
     RECURFORMER_UNROLL
     for (int k = 0; k < Tuning::keys / 16; ++k)
@@ -232,8 +244,8 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
     const KeyTile tile = key_tiles_[i];
     const int first = tile.first - tile.begin, end = tile.end - tile.begin;
     if (first <= 0 && end >= Tuning::keys) return;
-    memory_.values.wait_full(i);
-    unsigned char* const values = memory_.begin + (memory_.values.tile(i) - memory_.address);
+    memory_.values.wait_full(first_tile_ + i);
+    unsigned char* const values = memory_.begin + (memory_.values.tile(first_tile_ + i) - memory_.address);
     const int thread = group_ * group_threads + arch::thread_index() % group_threads;
     // whole rows, so that the swizzle within them does not matter
     for (int index = thread; index < Memory::tile_bytes / 16; index += consumer_groups * group_threads) {
@@ -258,13 +270,13 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
   }
 
   const Memory& memory_;
-  int group_;
+  int group_, first_tile_;
 };
 
 }  // namespace RECURFORMER_ARCH
 }  // namespace sm90
 
-/// One block per item.
+/// Blocks share the items out among themselves.
 template <class Attention, int D, class Tuning = PrefillTuningSm90<D>>
 struct AttentionPrefillSm90 {
   static_assert(D == 64 || D == 128, "recurformer: attention on Hopper has d_head 64 or 128");
@@ -279,6 +291,7 @@ struct AttentionPrefillSm90 {
     arch::TensorMap values;  ///< likewise
     Attention attention;
     const AttentionItem* items = nullptr;
+    int item_count = 0;
   };
   static constexpr int threads = (1 + sm90::consumer_groups) * sm90::group_threads;
   static constexpr int blocks_per_multiprocessor = 1;
@@ -287,18 +300,23 @@ struct AttentionPrefillSm90 {
 
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
     const Memory memory(arch::shared_memory<unsigned char>());
-    if (arch::thread_index() == 0) memory.initialise(parameters.items[arch::block_index().x]);
+    if (arch::thread_index() == 0) memory.initialise();
     arch::sync_threads();
-    constexpr int group_warps = sm90::group_threads / arch::warp_size;
-    const int warp = arch::warp_index() - group_warps;
-    if (warp < 0) {
+    const int group = arch::thread_index() / sm90::group_threads - 1;
+    int tiles = 0;
+    if (group < 0) {
       arch::decrease_registers<24>();
-      if (arch::thread_index() == 0)
-        sm90::produce_tiles<D, Tuning>(parameters.attention, parameters.keys, parameters.values, memory);
+      if (arch::thread_index() != 0) return;
+      sm90::for_each_item(parameters.items, parameters.item_count, [&](const AttentionItem& item) {
+        tiles = sm90::produce_tiles<D, Tuning>(parameters.attention, item, parameters.keys, parameters.values,
+                                               memory, tiles);
+      });
     } else {
       arch::increase_registers<240>();
-      sm90::PrefillConsumer<Attention, D, Tuning>(parameters.attention, memory, warp / group_warps, warp)
-          .run();
+      sm90::for_each_item(parameters.items, parameters.item_count, [&](const AttentionItem& item) {
+        tiles = sm90::PrefillConsumer<Attention, D, Tuning>(parameters.attention, item, memory, group, tiles)
+                    .run();
+      });
     }
   }
 };
@@ -310,12 +328,14 @@ void attention_prefill_sm90(Device& device, const Attention& attention,
                             std::span<const AttentionItem> items) {
   using Kernel = AttentionPrefillSm90<Attention, D, Tuning>;
   if (items.empty()) return;
+  const int count = static_cast<int>(items.size());
   device.template launch<Kernel>(
-      {.blocks = {.x = static_cast<int>(items.size())}, .shared_bytes = Kernel::Memory::bytes},
+      {.blocks = {.x = std::min(count, device.multiprocessors())}, .shared_bytes = Kernel::Memory::bytes},
       {.keys = sm90::pool_map<Tuning::keys, D>(attention.key_values.keys),
        .values = sm90::pool_map<Tuning::keys, D>(attention.key_values.values),
        .attention = attention,
-       .items = items.data()});
+       .items = items.data(),
+       .item_count = count});
 }
 
 }  // namespace rf::cuda
