@@ -47,7 +47,7 @@ struct Mamba2Plan {
 };
 
 /// States of segments, (sequences, segments, groups, d_head + 1, d_head), and what decays over each. The last
-/// segment of a sequence only has the state before it.
+/// segment of a sequence only has the state before it; sequences of one segment have none.
 struct SsdSegments {
   Mamba2Plan plan = {};
   float* states = nullptr;
@@ -101,10 +101,10 @@ struct SsdWalk {
     const std::int64_t segment =
         (std::int64_t{item.sequence} * plan.segments + item.segment) * p.call.groups + item.group;
     float* const kept = p.call.state(item.sequence, item.group, P);
-    float* const own =
-        plan.segments > 1 ? p.segments.states + segment * Mamba2Arguments<T>::state_size(P) : nullptr;
+    const bool cut = plan.segments_of(sequence) > 1;
+    float* const own = cut ? p.segments.states + segment * Mamba2Arguments<T>::state_size(P) : nullptr;
     SsdState<P> state;
-    state.load(!Outputs ? nullptr : plan.segments > 1 ? own : kept);
+    state.load(!Outputs ? nullptr : cut ? own : kept);
     const detail::SsdSum decay = walk_chunks(p.call, rows, plan.stages, state);
     if constexpr (!Outputs) {
       state.store(own);
@@ -245,6 +245,7 @@ struct SsdCarry {
   RECURFORMER_DEVICE static void carry(const Parameters& p, int group, int sequence, int element) {
     const Mamba2Plan& plan = p.segments.plan;
     const int count = plan.segments_of(p.call.sequences[sequence]);
+    if (count == 1) return;
     const float* const initial = p.call.state(sequence, group, P);
     float state = initial != nullptr ? initial[element] : 0.0f;
     const std::int64_t own = std::int64_t{sequence} * plan.segments * p.call.groups + group;
@@ -269,8 +270,8 @@ struct SsdCarry {
 };
 
 /// Cuts sequences of at most `longest` rows such that all multiprocessors have work, or not at all, and
-/// loads ahead if `most_shared_bytes`, what a block can have, suffice. Sequences of up to `uncut` rows are not cut: in
-/// the time that takes there is other work to do.
+/// loads ahead if `most_shared_bytes`, what a block can have, suffice. Sequences of up to `uncut` rows are
+/// not cut: in the time that takes there is other work to do.
 template <int P>
 constexpr Mamba2Plan mamba2_plan(int multiprocessors, int most_shared_bytes, int sequences, int groups,
                                  std::int64_t longest, std::int64_t uncut = 0) {
