@@ -1,0 +1,12 @@
+// Hopper's attention prefill at both widths, in fp16.
+#include "recurformer/cuda/device.cuh"
+#include "recurformer/cuda/sm90/attention_prefill.hpp"
+
+namespace rf::cuda {
+
+using Attention = AttentionParameters<PagedKeyValues<fp16>>;
+
+template void attention_prefill_sm90<64>(Cuda&, const Attention&, std::span<const AttentionItem>);
+template void attention_prefill_sm90<128>(Cuda&, const Attention&, std::span<const AttentionItem>);
+
+}  // namespace rf::cuda
