@@ -29,8 +29,8 @@
 // and come with the tile; the weights there are 0, but 0 · NaN is not, so the consumers zero them in shared
 // memory. Scores of such keys are replaced, whatever they are. This takes place in masked tiles only.
 //
-// Keys and values must have been written by an earlier launch. The kernel is compiled and simulated here, and
-// its instructions are checked; it has not been timed on a GPU yet.
+// Keys and values must have been written by an earlier launch. The kernel has been simulated, compiled and
+// held to a budget of registers and instructions; it has not run on a GPU yet.
 
 #include <algorithm>
 #include <cstdint>
@@ -111,7 +111,9 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
       arch::wait_for_multiplies<1>(accumulators(scores));
       memory_.keys.release(first_tile_ + i);
       const Rows correction = apply_softmax(scores, i, maximum, sum);
-      clear_hidden_values(i);  // here, since ptxas would move the wait up to before the softmax otherwise
+      // This branch stands here because ptxas moves no wait across one: without it the wait for O comes
+      // before the softmax in the machine code, and nothing overlaps.
+      clear_hidden_values(i);
       arch::wait_for_multiplies<0>(accumulators(output), weights);
       memory_.values.release(first_tile_ + i - 1);
       output.each([&](float& x, int row, int half, int) { x *= correction.value[row][half]; });
@@ -285,6 +287,7 @@ struct AttentionPrefillSm90 {
                 "recurformer: attention on Hopper reads pages and has no recency probe; rings and the probe "
                 "are cuda/attention_prefill.hpp's");
   static_assert(Tuning::queries == sm90::consumer_groups * sm90::group_queries && Tuning::keys % 16 == 0);
+  static_assert(Tuning::stages >= 2);  // values are waited for while those of the tile before are in use
 
   struct Parameters {
     arch::TensorMap keys;    ///< sm90::pool_map
@@ -300,7 +303,11 @@ struct AttentionPrefillSm90 {
 
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
     const Memory memory(arch::shared_memory<unsigned char>());
-    if (arch::thread_index() == 0) memory.initialise();
+    if (arch::thread_index() == 0) {
+      arch::prefetch_tensor_map(parameters.keys);
+      arch::prefetch_tensor_map(parameters.values);
+      memory.initialise();
+    }
     arch::sync_threads();
     const int group = arch::thread_index() / sm90::group_threads - 1;
     int tiles = 0;
