@@ -123,9 +123,7 @@ class Model {
   }
 
   /// Logits (rows, vocabulary) of hidden states (rows, d_model).
-  void logits(const float* hidden, std::int64_t rows, float* out) const {
-    weights_.logits().forward(hidden, shape().layer.d_model, rows, out, shape().vocabulary);
-  }
+  void logits(const float* hidden, std::int64_t rows, float* out) const;
 
   /// Forward over whole, independent sequences without a cache; hidden states (tokens, d_model), valid until
   /// the next call.
@@ -139,44 +137,15 @@ class Model {
   /// The same, keeping what backward() needs; the hidden states are tape.hidden. With one probe per layer,
   /// attention heads also report where they look.
   void forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences, ModelTape& tape,
-               std::span<const cpu::AttentionProbe> probes = {}) {
-    const std::int64_t d = shape().layer.d_model, rows = static_cast<std::int64_t>(tokens.size());
-    reserve_positions(sequences);
-    tape.tokens.assign(tokens.begin(), tokens.end());
-    tape.sequences.assign(sequences.begin(), sequences.end());
-    tape.layers.resize(weights_.layers.size());
-    tape.x.reserve(static_cast<std::size_t>(rows * d));
-    tape.scale.reserve(static_cast<std::size_t>(rows));
-    tape.hidden.reserve(static_cast<std::size_t>(rows * d));
-    embed(tokens, tape.x.data());
-    const ForwardCall call{.rows = rows, .sequences = tape.sequences, .rope = &rope_, .probes = probes};
-    for (std::size_t l = 0; l < weights_.layers.size(); ++l)
-      forward_layer_training<Widths>(weights_.layers[l], shape().layer, call, l, tape.x.data(), tape.x.data(),
-                                     tape.layers[l]);
-    cpu::rms_norm(tape.x.data(), weights_.final_norm.data(), shape().layer.norm_epsilon, rows, d,
-                  tape.hidden.data(), tape.scale.data());
-  }
+               std::span<const cpu::AttentionProbe> probes = {});
 
   /// Adds the gradients of a loss to `gradients`, given its gradient d_hidden (tokens, d_model) at
   /// tape.hidden. The logits' own matrix is the caller's (loss and logits are worked in blocks of rows, see
   /// train/loss.hpp).
-  void backward(const ModelTape& tape, const float* d_hidden, Gradients& gradients) {
-    const std::int64_t d = shape().layer.d_model, rows = tape.rows();
-    dx_.reserve(static_cast<std::size_t>(rows * d));
-    cpu::rms_norm_backward(tape.x.data(), weights_.final_norm.data(), tape.scale.data(), d_hidden, rows, d,
-                           dx_.data(), cpu::Accumulate::no, gradients.final_norm.data());
-    const ForwardCall call{.rows = rows, .sequences = tape.sequences, .rope = &rope_};
-    for (std::size_t l = weights_.layers.size(); l-- > 0;)
-      backward_layer<Widths>(weights_.layers[l], gradients.layers[l], shape().layer, call, tape.layers[l],
-                             dx_.data(), backward_scratch_);
-    float* d_embedding = gradients.embedding.data();
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t i = 0; i < d; ++i)
-        d_embedding[tape.tokens[static_cast<std::size_t>(r)] * d + i] += dx_.data()[r * d + i];
-  }
+  void backward(const ModelTape& tape, const float* d_hidden, Gradients& gradients);
 
   /// Rearranges the weights for inference: faster, but they can no longer be changed, trained or saved.
-  void pack() { rf::pack(weights_); }
+  void pack();
 
   /// Gradients of this model's shape, zero.
   Gradients make_gradients() const {
@@ -210,16 +179,7 @@ class Model {
     rope_.reserve(longest);
   }
 
-  void run_layers(std::span<const Token> tokens, const ForwardCall& call) {
-    const std::int64_t d = shape().layer.d_model;
-    x_.reserve(static_cast<std::size_t>(call.rows * d));
-    hidden_.reserve(static_cast<std::size_t>(call.rows * d));
-    embed(tokens, x_.data());
-    for (std::size_t l = 0; l < weights_.layers.size(); ++l)
-      forward_layer<Widths>(weights_.layers[l], shape().layer, call, l, x_.data(), scratch_);
-    cpu::rms_norm(x_.data(), weights_.final_norm.data(), shape().layer.norm_epsilon, call.rows, d,
-                  hidden_.data());
-  }
+  void run_layers(std::span<const Token> tokens, const ForwardCall& call);
 
   BoundPlan<Kinds> plan_;
   Weights weights_;
@@ -229,6 +189,67 @@ class Model {
   LayerScratch scratch_;
   BackwardScratch backward_scratch_;
 };
+
+// What the kernels are instantiated by is defined here, not in the class: an inline member would be compiled
+// again in every file, `extern template` or not.
+
+template <ModelSpec Spec, class Backend>
+void Model<Spec, Backend>::logits(const float* hidden, std::int64_t rows, float* out) const {
+  weights_.logits().forward(hidden, shape().layer.d_model, rows, out, shape().vocabulary);
+}
+
+template <ModelSpec Spec, class Backend>
+void Model<Spec, Backend>::forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences,
+                                   ModelTape& tape, std::span<const cpu::AttentionProbe> probes) {
+  const std::int64_t d = shape().layer.d_model, rows = static_cast<std::int64_t>(tokens.size());
+  reserve_positions(sequences);
+  tape.tokens.assign(tokens.begin(), tokens.end());
+  tape.sequences.assign(sequences.begin(), sequences.end());
+  tape.layers.resize(weights_.layers.size());
+  tape.x.reserve(static_cast<std::size_t>(rows * d));
+  tape.scale.reserve(static_cast<std::size_t>(rows));
+  tape.hidden.reserve(static_cast<std::size_t>(rows * d));
+  embed(tokens, tape.x.data());
+  const ForwardCall call{.rows = rows, .sequences = tape.sequences, .rope = &rope_, .probes = probes};
+  for (std::size_t l = 0; l < weights_.layers.size(); ++l)
+    forward_layer_training<Widths>(weights_.layers[l], shape().layer, call, l, tape.x.data(), tape.x.data(),
+                                   tape.layers[l]);
+  cpu::rms_norm(tape.x.data(), weights_.final_norm.data(), shape().layer.norm_epsilon, rows, d,
+                tape.hidden.data(), tape.scale.data());
+}
+
+template <ModelSpec Spec, class Backend>
+void Model<Spec, Backend>::backward(const ModelTape& tape, const float* d_hidden, Gradients& gradients) {
+  const std::int64_t d = shape().layer.d_model, rows = tape.rows();
+  dx_.reserve(static_cast<std::size_t>(rows * d));
+  cpu::rms_norm_backward(tape.x.data(), weights_.final_norm.data(), tape.scale.data(), d_hidden, rows, d,
+                         dx_.data(), cpu::Accumulate::no, gradients.final_norm.data());
+  const ForwardCall call{.rows = rows, .sequences = tape.sequences, .rope = &rope_};
+  for (std::size_t l = weights_.layers.size(); l-- > 0;)
+    backward_layer<Widths>(weights_.layers[l], gradients.layers[l], shape().layer, call, tape.layers[l],
+                           dx_.data(), backward_scratch_);
+  float* d_embedding = gradients.embedding.data();
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = 0; i < d; ++i)
+      d_embedding[tape.tokens[static_cast<std::size_t>(r)] * d + i] += dx_.data()[r * d + i];
+}
+
+template <ModelSpec Spec, class Backend>
+void Model<Spec, Backend>::pack() {
+  rf::pack(weights_);
+}
+
+template <ModelSpec Spec, class Backend>
+void Model<Spec, Backend>::run_layers(std::span<const Token> tokens, const ForwardCall& call) {
+  const std::int64_t d = shape().layer.d_model;
+  x_.reserve(static_cast<std::size_t>(call.rows * d));
+  hidden_.reserve(static_cast<std::size_t>(call.rows * d));
+  embed(tokens, x_.data());
+  for (std::size_t l = 0; l < weights_.layers.size(); ++l)
+    forward_layer<Widths>(weights_.layers[l], shape().layer, call, l, x_.data(), scratch_);
+  cpu::rms_norm(x_.data(), weights_.final_norm.data(), shape().layer.norm_epsilon, call.rows, d,
+                hidden_.data());
+}
 
 }  // namespace rf
 

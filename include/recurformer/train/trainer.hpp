@@ -136,69 +136,13 @@ class Trainer {
     return out;
   }
 
-  LossSums next_token(const Batch& batch, double scale) {
-    const float* teacher_hidden = nullptr;
-    const bool compare = teacher_ && options_.divergence_weight > 0;
-    if (compare) teacher_hidden = teacher_->forward(batch.tokens, batch.sequences);
-    model_.forward(batch.tokens, batch.sequences, tape_);
-    d_hidden_.reserve(static_cast<std::size_t>(batch.rows() * model_.shape().layer.d_model));
-    const LossSums sums =
-        loss_.backward(model_, tape_.hidden.data(), batch.targets,
-                       {.divergence_weight = options_.divergence_weight, .gradient_scale = scale}, teacher_,
-                       teacher_hidden, d_hidden_.data(), gradients_);
-    model_.backward(tape_, d_hidden_.data(), gradients_);
-    return sums;
-  }
+  LossSums next_token(const Batch& batch, double scale);
 
   /// Adds the gradients of the heads' relative errors; returns their mean over layers with replaced heads.
-  double match_heads(const Batch& batch) {
-    const LayerShape& shape = model_.shape().layer;
-    teacher_->forward(batch.tokens, batch.sequences, teacher_tape_);
-    std::int64_t longest = 0;
-    for (const SequenceRows& s : batch.sequences) longest = std::max(longest, s.rows);
-    const ForwardCall call{.rows = batch.rows(), .sequences = batch.sequences, .rope = &model_.rope(longest)};
-    const auto replaced = [&](std::size_t kind) { return bool(own_[kind]); };
-    double error = 0;
-    int layers = 0;
-    for (std::size_t l = 0; l < model_.weights().layers.size(); ++l) {
-      const auto& layer = model_.weights().layers[l];
-      std::vector<int> groups;
-      layer.for_each_run([&](std::size_t kind, const auto& run) {
-        if (replaced(kind)) groups.insert(groups.end(), run.groups.begin(), run.groups.end());
-      });
-      if (groups.empty()) continue;
-      const LayerTape& target = teacher_tape_.layers[l];
-      forward_heads<typename M::Widths>(layer, shape, call, l, target.h.data(), heads_, true, replaced);
-      error += head_error(batch.rows(), groups, target.heads.out.data());
-      ++layers;
-      backward_heads<typename M::Widths>(layer, gradients_.layers[l], shape, call, target.h.data(), heads_,
-                                         d_out_.data(), nullptr, scratch_, replaced);
-    }
-    return layers == 0 ? 0.0 : error / layers;
-  }
+  double match_heads(const Batch& batch);
 
   /// Relative squared error of the given groups' columns of heads_.out; its gradient goes to d_out_.
-  double head_error(std::int64_t rows, const std::vector<int>& groups, const float* target) {
-    const LayerShape& shape = model_.shape().layer;
-    const std::int64_t width = shape.heads_width(), columns = shape.head_shape().group_width();
-    d_out_.reserve(static_cast<std::size_t>(rows * width));
-    double power = 0, error = 0;
-    const auto for_each_element = [&](auto&& f) {
-      for (std::int64_t r = 0; r < rows; ++r)
-        for (const int group : groups)
-          for (std::int64_t i = 0; i < columns; ++i) f(r * width + group * columns + i);
-    };
-    for_each_element(
-        [&](std::int64_t i) { power += static_cast<double>(target[i]) * static_cast<double>(target[i]); });
-    const float scale =
-        static_cast<float>(2.0 / (std::max(power, 1e-30) * static_cast<double>(options_.accumulate)));
-    for_each_element([&](std::int64_t i) {
-      const float difference = heads_.out.data()[i] - target[i];
-      error += static_cast<double>(difference) * static_cast<double>(difference);
-      d_out_.data()[i] = scale * difference;
-    });
-    return error / std::max(power, 1e-30);
-  }
+  double head_error(std::int64_t rows, const std::vector<int>& groups, const float* target);
 
   M& model_;
   M* teacher_;
@@ -212,6 +156,73 @@ class Trainer {
   HeadsTape heads_;
   FloatBuffer d_hidden_, d_out_, scratch_;
 };
+
+// Not in the class, for `extern template`, as in model/model.hpp.
+
+template <class M>
+LossSums Trainer<M>::next_token(const Batch& batch, double scale) {
+  const float* teacher_hidden = nullptr;
+  const bool compare = teacher_ && options_.divergence_weight > 0;
+  if (compare) teacher_hidden = teacher_->forward(batch.tokens, batch.sequences);
+  model_.forward(batch.tokens, batch.sequences, tape_);
+  d_hidden_.reserve(static_cast<std::size_t>(batch.rows() * model_.shape().layer.d_model));
+  const LossSums sums =
+      loss_.backward(model_, tape_.hidden.data(), batch.targets,
+                     {.divergence_weight = options_.divergence_weight, .gradient_scale = scale}, teacher_,
+                     teacher_hidden, d_hidden_.data(), gradients_);
+  model_.backward(tape_, d_hidden_.data(), gradients_);
+  return sums;
+}
+
+template <class M>
+double Trainer<M>::match_heads(const Batch& batch) {
+  const LayerShape& shape = model_.shape().layer;
+  teacher_->forward(batch.tokens, batch.sequences, teacher_tape_);
+  std::int64_t longest = 0;
+  for (const SequenceRows& s : batch.sequences) longest = std::max(longest, s.rows);
+  const ForwardCall call{.rows = batch.rows(), .sequences = batch.sequences, .rope = &model_.rope(longest)};
+  const auto replaced = [&](std::size_t kind) { return bool(own_[kind]); };
+  double error = 0;
+  int layers = 0;
+  for (std::size_t l = 0; l < model_.weights().layers.size(); ++l) {
+    const auto& layer = model_.weights().layers[l];
+    std::vector<int> groups;
+    layer.for_each_run([&](std::size_t kind, const auto& run) {
+      if (replaced(kind)) groups.insert(groups.end(), run.groups.begin(), run.groups.end());
+    });
+    if (groups.empty()) continue;
+    const LayerTape& target = teacher_tape_.layers[l];
+    forward_heads<typename M::Widths>(layer, shape, call, l, target.h.data(), heads_, true, replaced);
+    error += head_error(batch.rows(), groups, target.heads.out.data());
+    ++layers;
+    backward_heads<typename M::Widths>(layer, gradients_.layers[l], shape, call, target.h.data(), heads_,
+                                       d_out_.data(), nullptr, scratch_, replaced);
+  }
+  return layers == 0 ? 0.0 : error / layers;
+}
+
+template <class M>
+double Trainer<M>::head_error(std::int64_t rows, const std::vector<int>& groups, const float* target) {
+  const LayerShape& shape = model_.shape().layer;
+  const std::int64_t width = shape.heads_width(), columns = shape.head_shape().group_width();
+  d_out_.reserve(static_cast<std::size_t>(rows * width));
+  double power = 0, error = 0;
+  const auto for_each_element = [&](auto&& f) {
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (const int group : groups)
+        for (std::int64_t i = 0; i < columns; ++i) f(r * width + group * columns + i);
+  };
+  for_each_element(
+      [&](std::int64_t i) { power += static_cast<double>(target[i]) * static_cast<double>(target[i]); });
+  const float scale =
+      static_cast<float>(2.0 / (std::max(power, 1e-30) * static_cast<double>(options_.accumulate)));
+  for_each_element([&](std::int64_t i) {
+    const float difference = heads_.out.data()[i] - target[i];
+    error += static_cast<double>(difference) * static_cast<double>(difference);
+    d_out_.data()[i] = scale * difference;
+  });
+  return error / std::max(power, 1e-30);
+}
 
 }  // namespace rf
 
