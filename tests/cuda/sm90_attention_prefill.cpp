@@ -51,7 +51,7 @@ TEST_CASE("attention prefill on Hopper: ragged batch, grouped heads, scattered g
                                .layer_groups = 3,
                                .mask = {}};
   check_simulated<rf::bf16, 64, ShortTiles>(shapes, 4);
-  check_simulated<rf::fp16, 128, ShortTiles>(shapes, 2);
+  check_simulated<rf::fp16, 128, ShortTiles>(shapes, 4);
 }
 
 TEST_CASE("attention prefill on Hopper: the tiles that ship") {
@@ -89,9 +89,10 @@ TEST_CASE("attention prefill on Hopper: windows and sinks") {
         rf::AttentionMask{.sink = 4, .window = 1000}}) {
     const AttentionShapes shapes{
         .sequences = sequences, .heads = 2, .group_index = {0, 1}, .layer_groups = 2, .mask = mask};
-    check_simulated<rf::bf16, 64, ShortTiles>(shapes, 1);
+    check_simulated<rf::bf16, 64, ShortTiles>(shapes, 2);
   }
   const AttentionShapes far{
       .sequences = packed({{5, 600}, {140, 300}}), .heads = 1, .mask = {.sink = 130, .window = 150}};
   check_simulated<rf::bf16, 64, Shipped<64>>(far, 1);
+  check_simulated<rf::bf16, 128, Shipped<128>>(far, 1);
 }

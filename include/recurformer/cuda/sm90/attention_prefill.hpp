@@ -88,7 +88,7 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
   /// Returns the number of tiles after it.
   RECURFORMER_DEVICE int run() {
     load_queries();
-    const int count = key_tiles_.count();
+    const int count = arch::shuffle(key_tiles_.count(), 0);  // the same in all lanes; see below
     Rows maximum = Base::rows(Base::minus_infinity), sum = Base::rows(0.0f);
     Scores scores = Base::scores();
     Output output;    // begun by the first product with values
@@ -309,7 +309,9 @@ struct AttentionPrefillSm90 {
       memory.initialise();
     }
     arch::sync_threads();
-    const int group = arch::thread_index() / sm90::group_threads - 1;
+    // From one lane, so that the compiler knows that a warp agrees on it, and on what follows from it and
+    // from the number of tiles: descriptors and addresses of barriers stay in uniform registers.
+    const int group = arch::shuffle(arch::thread_index() / sm90::group_threads, 0) - 1;
     int tiles = 0;
     if (group < 0) {
       arch::decrease_registers<24>();
