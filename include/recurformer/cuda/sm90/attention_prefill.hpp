@@ -88,7 +88,7 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
   /// Returns the number of tiles after it.
   RECURFORMER_DEVICE int run() {
     load_queries();
-    const int count = arch::shuffle(key_tiles_.count(), 0);  // the same in all lanes; see below
+    const int count = arch::shuffle(key_tiles_.count(), 0);  // from one lane: see AttentionPrefillSm90::run
     Rows maximum = Base::rows(Base::minus_infinity), sum = Base::rows(0.0f);
     Scores scores = Base::scores();
     Output output;    // begun by the first product with values
