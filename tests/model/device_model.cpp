@@ -31,3 +31,8 @@ TEST_CASE("device model, simulated: prefill and decode across the border between
   rf::Simulated device;
   device_model::check_pages(device);
 }
+
+TEST_CASE("device model, simulated: layers of attention only, by the kernel that Hopper has for them") {
+  rf::Simulated device({.seed = 2});
+  device_model::check_attention_only(device);
+}

@@ -36,20 +36,13 @@ using Weights = rf::ModelWeights<Spec::Kinds, Spec::Precision>;
 
 inline constexpr int vocabulary = 40;
 
-inline Weights host_weights() {
-  const rf::ModelShape shape{
-      .vocabulary = vocabulary,
-      .layers = 2,
-      .layer = {.d_model = 24, .d_head = 16, .kv_groups = 4, .queries_per_group = 2, .d_ff = 40},
-      .tied_embeddings = true};
-  const rf::Plan plan{.kinds = {{"attention", "bf16", {}},
-                                {"streaming", "bf16", {{"sink", 2}, {"window", 5}}},
-                                {"mamba", "bf16", {}},
-                                {"mamba2", "bf16", {}}},
-                      .kind_of_group = {{0, 2, 3, 1}, {3, 0, 1, 2}}};
-  Weights out(shape, rf::bind_plan<Spec::Kinds>(plan));
+/// Weights every one of which differs from zero.
+template <class SpecType>
+rf::ModelWeights<typename SpecType::Kinds, typename SpecType::Precision> random_weights(
+    const rf::ModelShape& shape, const rf::Plan& plan) {
+  rf::ModelWeights<typename SpecType::Kinds, typename SpecType::Precision> out(
+      shape, rf::bind_plan<typename SpecType::Kinds>(plan));
   rf::initialise(out, 1);
-  // every parameter differs from zero
   rf::Random random(101);
   for (const auto& parameter : rf::parameter_refs(out))
     for (std::int64_t i = 0; i < parameter.size; ++i) {
@@ -65,6 +58,20 @@ inline Weights host_weights() {
   return out;
 }
 
+inline Weights host_weights() {
+  const rf::ModelShape shape{
+      .vocabulary = vocabulary,
+      .layers = 2,
+      .layer = {.d_model = 24, .d_head = 16, .kv_groups = 4, .queries_per_group = 2, .d_ff = 40},
+      .tied_embeddings = true};
+  const rf::Plan plan{.kinds = {{"attention", "bf16", {}},
+                                {"streaming", "bf16", {{"sink", 2}, {"window", 5}}},
+                                {"mamba", "bf16", {}},
+                                {"mamba2", "bf16", {}}},
+                      .kind_of_group = {{0, 2, 3, 1}, {3, 0, 1, 2}}};
+  return random_weights<Spec>(shape, plan);
+}
+
 inline std::vector<rf::Token> random_tokens(std::int64_t count, std::uint64_t seed) {
   rf::Random random(seed);
   std::vector<rf::Token> out;
@@ -76,7 +83,8 @@ inline double to_bf16(double value) { return rf::convert<double>(rf::convert<rf:
 
 /// The last row of logits by definition, and how far a plain implementation in bf16 is from it.
 struct Expected {
-  Expected(const Weights& weights, std::span<const rf::Token> tokens)
+  template <class AnyWeights>
+  Expected(const AnyWeights& weights, std::span<const rf::Token> tokens)
       : exact(last(rf::reference::logits(weights, tokens))),
         plain_error(error(last(rf::reference::logits(weights, tokens, to_bf16)))) {
     for (const double x : exact) largest = std::max(largest, std::abs(x));
@@ -114,13 +122,13 @@ struct Expected {
 };
 
 /// The same text fed in chunks of these lengths, one chunking after the other.
-template <class Device>
-void check_chunks(Device& device, const std::vector<std::vector<std::int64_t>>& chunkings) {
-  const Weights host = host_weights();
+template <class SpecType, class Device, class AnyWeights>
+void check_chunks(Device& device, const AnyWeights& host,
+                  const std::vector<std::vector<std::int64_t>>& chunkings) {
   const std::int64_t length = std::accumulate(chunkings[0].begin(), chunkings[0].end(), std::int64_t{0});
   const auto tokens = random_tokens(length, 7);
   const Expected expected(host, tokens);
-  rf::Model<Spec, Device> model(device, host);
+  rf::Model<SpecType, Device> model(device, host);
   for (const auto& chunks : chunkings) {
     CAPTURE(chunks.size());
     auto cache = model.make_cache();
@@ -140,13 +148,33 @@ void check_chunks(Device& device, const std::vector<std::vector<std::int64_t>>& 
 /// Prefill at once, in chunks and token by token.
 template <class Device>
 void check_chunks(Device& device) {
-  check_chunks(device, {{45}, {1, 44}, {20, 1, 1, 9, 14}, {40, 1, 1, 1, 1, 1}, {33, 12}});
+  check_chunks<Spec>(device, host_weights(),
+                     {{45}, {1, 44}, {20, 1, 1, 9, 14}, {40, 1, 1, 1, 1, 1}, {33, 12}});
 }
 
 /// Prefill and decode across the border between two pages of the cache.
 template <class Device>
 void check_pages(Device& device) {
-  check_chunks(device, {{270}, {250, 5, 1, 2, 12}});
+  check_chunks<Spec>(device, host_weights(), {{270}, {250, 5, 1, 2, 12}});
+}
+
+struct AttentionSpec {
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Bf16>>;
+  using Precision = rf::Bf16;
+  using Widths = std::integer_sequence<int, 64>;
+};
+
+/// Layers of attention only, of a width for which some GPUs have a kernel of its own.
+template <class Device>
+void check_attention_only(Device& device) {
+  const rf::ModelShape shape{
+      .vocabulary = vocabulary,
+      .layers = 1,
+      .layer = {.d_model = 32, .d_head = 64, .kv_groups = 1, .queries_per_group = 2, .d_ff = 40},
+      .tied_embeddings = true};
+  const auto weights =
+      random_weights<AttentionSpec>(shape, rf::uniform_plan({"attention", "bf16", {}}, 1, 1));
+  check_chunks<AttentionSpec>(device, weights, {{71}, {40, 30, 1}});
 }
 
 /// Several sequences at once are as each alone, and greedy tokens are the best ones.

@@ -10,6 +10,7 @@
 
 #include "recurformer/cuda/attention_work.hpp"
 #include "recurformer/cuda/mixer_kernel.hpp"
+#include "recurformer/cuda/sm90/attention_prefill.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/streaming_attention.hpp"
 
@@ -28,6 +29,7 @@ struct AttentionPrefillPlanner {
     int shared_bytes = Work::shared_bytes;
     typename Source::AfterPlan after = {};
   };
+  using ItemsAlone = std::span<const AttentionItem>;  // on the device
 
   template <class Device>
   static Plan plan(WorkPlanner<Device>& planner, const M& mixer, const HeadShape& shape, int groups) {
@@ -55,6 +57,30 @@ struct AttentionPrefillPlanner {
     Source::bind(binder, mixer, run, plan.after, out.attention, out.after, D);
     return out;
   }
+
+  /// Where a layer has no other heads, Hopper has a kernel of its own for keys in pages.
+  template <class Device>
+  static bool computes_alone(const Device& device) {
+    return has_kernel_of_its_own && device.compute_capability() == 90;
+  }
+  template <class Device>
+  static ItemsAlone plan_alone(WorkPlanner<Device>& planner, const M& mixer, const HeadShape& shape,
+                               int groups) {
+    if constexpr (has_kernel_of_its_own) {
+      const auto items = plan_prefill<PrefillTuningSm90<D>>(planner.batch.sequences, groups,
+                                                            shape.queries_per_group, Source::mask(mixer));
+      return {planner.uploads.add(items), items.size()};
+    }
+    return {};
+  }
+  template <class Device>
+  static void launch_alone(Device& device, const typename Work::Parameters& parameters,
+                           const ItemsAlone& items) {
+    if constexpr (has_kernel_of_its_own) attention_prefill_sm90<D>(device, parameters.attention, items);
+  }
+
+ private:
+  static constexpr bool has_kernel_of_its_own = Source::KeyValues::affine && (D == 64 || D == 128);
 };
 
 template <class M, class Source, int D>

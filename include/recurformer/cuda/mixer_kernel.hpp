@@ -33,6 +33,13 @@
 //       bind(WorkBinder<Device>&, const MyMixer&, const DeviceRun<T>&, const Plan&);
 //     };
 //     template <int D, class T, int Threads> struct Decode { the same };
+//
+//   A Prefill may have a launch of its own for layers that have no other heads:
+//
+//       static bool computes_alone(const Device&);               // whether this device is one for it
+//       using ItemsAlone = …;
+//       static ItemsAlone plan_alone(WorkPlanner<Device>&, const MyMixer&, const HeadShape&, int groups);
+//       static void launch_alone(Device&, const typename Work::Parameters&, const ItemsAlone&);
 //   };
 
 #include <cstddef>

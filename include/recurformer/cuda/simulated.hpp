@@ -40,6 +40,8 @@ class Simulated {
   }
 
   std::string description() const { return "simulated (CUDA kernels on the CPU, thread by thread)"; }
+  /// That of an H100, all of whose instructions are simulated.
+  int compute_capability() const { return 90; }
   /// Blocks that run at once: what a persistent grid counts on.
   int multiprocessors() const { return options_.resident_blocks; }
   /// Dynamic shared memory that a block can have: that of an H100.

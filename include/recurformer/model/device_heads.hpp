@@ -34,6 +34,20 @@ struct HeadPlannerOf<M, D, T, Threads, HeadsMode::decode> {
   using type = typename cuda::MixerKernel<M>::template Decode<D, T, Threads>;
 };
 
+/// What a planner plans for the launch of its own that layers without other heads get; nothing if it has
+/// none.
+template <class Planner>
+struct PlanAlone {
+  static constexpr bool exists = false;
+};
+template <class Planner>
+requires requires { typename Planner::ItemsAlone; }
+struct PlanAlone<Planner> {
+  static constexpr bool exists = true;
+  bool chosen = false;
+  typename Planner::ItemsAlone items = {};
+};
+
 }  // namespace detail
 
 /// The heads of layers with a set of kinds, of width D and element type T.
@@ -65,6 +79,7 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     cuda::ItemList list;
     int counters = 0;  // that the works use
     std::tuple<typename Planner<K>::Plan...> runs;
+    std::tuple<detail::PlanAlone<Planner<K>>...> alone;
   };
 
   /// The index among `plans` of the one for a layer; makes it if there is none.
@@ -75,24 +90,11 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     const std::vector<std::int64_t> key = key_of(layer);
     for (std::size_t i = 0; i < plans.size(); ++i)
       if (plans[i].key == key) return i;
-    Plan plan;
     cuda::WorkList list;
     cuda::WorkPlanner<Device> planner{batch,   list,   memory,
                                       uploads, device, device.multiprocessors() * blocks_per_multiprocessor};
-    for (const bool fills_gaps : {false, true})
-      layer.for_each_run([&]<class Run>(auto index, const Run& run) {
-        using P = std::tuple_element_t<index, std::tuple<Planner<K>...>>;
-        if (run.groups == 0 || P::fills_gaps != fills_gaps) return;
-        list.begin_run(static_cast<int>(index));
-        std::get<index>(plan.runs) = P::plan(planner, run.mixer, shape, run.groups);
-        plan.list.shared_bytes = std::max(plan.list.shared_bytes, std::get<index>(plan.runs).shared_bytes);
-      });
-    plan.key = key;
-    plan.list.items = uploads.add(list.ordered(planner.blocks));
-    plan.list.count = list.size();
-    plan.list.shared_bytes = (plan.list.shared_bytes + 15) / 16 * 16;
-    plan.counters = list.counters();
-    plans.push_back(std::move(plan));
+    plans.push_back(make_plan(planner, shape, layer));
+    plans.back().key = key;
     return plans.size() - 1;
   }
 
@@ -104,8 +106,8 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
                          Describe&& describe) {
     Parameters out;
     cuda::WorkBinder<Device> binder{batch, uploads, counters + own_counters};
-    layer.for_each_run([&]<class Run>(auto index, const Run& run) {
-      using P = std::tuple_element_t<index, std::tuple<Planner<K>...>>;
+    layer.for_each_run([&](auto index, const auto& run) {
+      using P = PlannerAt<index>;
       if (run.groups == 0) return;
       parameters_of<index>(out) =
           P::bind(binder, run.mixer, describe(index, run), std::get<index>(plan.runs));
@@ -113,7 +115,66 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     return out;
   }
 
+  /// Computes the heads of a layer by the launch of their own that its only run has, if the plan says so;
+  /// whether it does.
+  template <class Device>
+  static bool launch_alone(Device& device, const Plan& plan, const Parameters& parameters) {
+    return [&]<std::size_t... Index>(std::index_sequence<Index...>) {
+      return (... || launch_alone_run<Index>(device, plan, parameters));
+    }
+    (std::index_sequence_for<K...>{});
+  }
+
  private:
+  template <std::size_t Index>
+  using PlannerAt = std::tuple_element_t<Index, std::tuple<Planner<K>...>>;
+
+  template <class Device, class Layer>
+  static Plan make_plan(cuda::WorkPlanner<Device>& planner, const HeadShape& shape, const Layer& layer) {
+    Plan plan;
+    for (const bool fills_gaps : {false, true})
+      layer.for_each_run([&](auto index, const auto& run) {
+        using P = PlannerAt<index>;
+        if (run.groups == 0 || P::fills_gaps != fills_gaps) return;
+        planner.list.begin_run(static_cast<int>(index));
+        std::get<index>(plan.runs) = P::plan(planner, run.mixer, shape, run.groups);
+        plan.list.shared_bytes = std::max(plan.list.shared_bytes, std::get<index>(plan.runs).shared_bytes);
+      });
+    plan.list.items = planner.uploads.add(planner.list.ordered(planner.blocks));
+    plan.list.count = planner.list.size();
+    plan.list.shared_bytes = (plan.list.shared_bytes + 15) / 16 * 16;
+    plan.counters = planner.list.counters();
+    plan_alone(planner, shape, layer, plan);
+    return plan;
+  }
+
+  /// Plans the launch of its own that the layer's only run may have.
+  template <class Device, class Layer>
+  static void plan_alone(cuda::WorkPlanner<Device>& planner, const HeadShape& shape, const Layer& layer,
+                         Plan& plan) {
+    int runs = 0;
+    layer.for_each_run([&](auto, const auto& run) { runs += run.groups > 0; });
+    if (runs != 1) return;
+    layer.for_each_run([&](auto index, const auto& run) {
+      using P = PlannerAt<index>;
+      if constexpr (detail::PlanAlone<P>::exists)
+        if (run.groups > 0 && P::computes_alone(planner.device))
+          std::get<index>(plan.alone) = {true, P::plan_alone(planner, run.mixer, shape, run.groups)};
+    });
+  }
+
+  template <std::size_t Index, class Device>
+  static bool launch_alone_run(Device& device, const Plan& plan, const Parameters& parameters) {
+    using P = PlannerAt<Index>;
+    if constexpr (detail::PlanAlone<P>::exists) {
+      const auto& alone = std::get<Index>(plan.alone);
+      if (alone.chosen) P::launch_alone(device, parameters_of<Index>(parameters), alone.items);
+      return alone.chosen;
+    } else {
+      return false;
+    }
+  }
+
   /// What of a layer a plan depends on.
   template <class Layer>
   static std::vector<std::int64_t> key_of(const Layer& layer) {
@@ -126,8 +187,8 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     return key;
   }
 
-  template <std::size_t Index, class First, class... Rest>
-  static auto& parameters_of(cuda::WorkParameters<First, Rest...>& all) {
+  template <std::size_t Index, class Works>
+  static auto& parameters_of(Works& all) {
     if constexpr (Index == 0)
       return all.first;
     else

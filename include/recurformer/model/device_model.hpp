@@ -275,7 +275,8 @@ class Model<Spec, Device> {
                                  plan.counters);
     } else {
       cuda::launch_linear<least_rows>(*device_, steps.projection, steps.norm, steps.project);
-      cuda::launch_heads<Heads::threads>(*device_, plan.list, arguments.heads, counters, plan.counters);
+      if (!Heads::launch_alone(*device_, plan, arguments.heads))
+        cuda::launch_heads<Heads::threads>(*device_, plan.list, arguments.heads, counters, plan.counters);
     }
     cuda::launch_linear<least_rows>(*device_, steps.output, cuda::NoNorm{}, steps.residual);
     cuda::mlp<T, least_rows>(*device_, {.x = steps.residual.x,
@@ -374,7 +375,7 @@ class Model<Spec, Device> {
     std::vector<Token> out(count);
     logits_.resize(wants_logits ? count * vocabulary : 0);
     device_->copy_to_host(out.data(), tokens, count * sizeof(Token));
-    device_->copy_to_host(logits_.data(), logits, logits_.size() * sizeof(float));
+    if (wants_logits) device_->copy_to_host(logits_.data(), logits, logits_.size() * sizeof(float));
     device_->synchronize();
     return out;
   }
