@@ -10,18 +10,18 @@
 #include <vector>
 
 #include "recurformer/cuda/device_array.hpp"
-#include "recurformer/cuda/simulated.hpp"
 #include "support/error_message.hpp"
+#include "support/test_device.hpp"
 
 namespace {
 
 using namespace rf;
 using arch::CopyTiming;
 using arch::Major;
-using arch::SimulationError;
 using test::contains;
 using test::HopperGemm;
 using test::Mistake;
+using test::TestDevice;
 
 /// Largest difference from fp64, in ulps of T at the largest |reference|; canaries around C are checked.
 template <class T, int N, Major MajorB, Mistake mistake = Mistake::none, class Device>
@@ -72,20 +72,24 @@ TEST_CASE("a warp-specialised GEMM of TMA, mbarriers and wgmma, by every schedul
     for (unsigned seed = 0; seed < (arch::simulator::sanitized ? 2 : 4); ++seed) {
       CAPTURE(static_cast<int>(copies));
       CAPTURE(seed);
-      Simulated device({.seed = seed, .copies = copies});
+      TestDevice device({.seed = seed, .copies = copies});
       CHECK(gemm_error<bf16, 64, Major::k>(device, 130, 72, 330) <= 1);
       CHECK(gemm_error<fp16, 128, Major::mn>(device, 64, 129, 257) <= 1);
     }
 }
 
 TEST_CASE("shapes of a GEMM that hurt") {
-  Simulated device({.seed = 1});
+  TestDevice device({.seed = 1});
   CHECK(gemm_error<bf16, 64, Major::k>(device, 1, 1, 1) <= 1);
   CHECK(gemm_error<bf16, 64, Major::mn>(device, 129, 8, 65) <= 1);
   CHECK(gemm_error<bf16, 192, Major::k>(device, 65, 193, 63) <= 1);
   CHECK(gemm_error<bf16, 64, Major::k>(device, 63, 65, 128, 1e15f) <= 1);
   CHECK(gemm_error<bf16, 64, Major::k>(device, 63, 65, 128, 1e-15f) <= 1);
 }
+
+#if !defined(__CUDACC__)  // only the simulator says what is wrong
+
+using arch::SimulationError;
 
 /// What becomes of a mistake under the schedules: an error, or a wrong result.
 struct Outcome {
@@ -98,7 +102,7 @@ Outcome outcome() {
   for (const CopyTiming copies : {CopyTiming::early, CopyTiming::late, CopyTiming::random})
     for (const unsigned seed : {0u, 1u}) {
       ++out.runs;
-      Simulated device({.seed = seed, .copies = copies});
+      TestDevice device({.seed = seed, .copies = copies});
       double error = 0;
       const std::string message = test::message_of<SimulationError>(
           [&] { error = gemm_error<bf16, 64, Major::k, mistake>(device, 128, 64, 330); });
@@ -141,6 +145,8 @@ TEST_CASE("mistakes in the GEMM that only some schedules bring to light") {
   sometimes(outcome<Mistake::one_warp_releases>());
   sometimes(outcome<Mistake::no_store_wait>());
 }
+#endif
+
 #endif
 
 }  // namespace

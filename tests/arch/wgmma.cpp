@@ -9,8 +9,8 @@
 
 #include "recurformer/arch/arch.hpp"
 #include "recurformer/cuda/device_array.hpp"
-#include "recurformer/cuda/simulated.hpp"
 #include "support/error_message.hpp"
+#include "support/test_device.hpp"
 
 namespace {
 
@@ -18,9 +18,9 @@ using namespace rf;
 using arch::CopyTiming;
 using arch::Major;
 using arch::SharedMatrix;
-using arch::SimulationError;
 using arch::Swizzle;
 using test::contains;
+using test::TestDevice;
 
 // --- Facts written down from elsewhere ---
 
@@ -130,7 +130,7 @@ struct MultiplyKernel {
     float initial;
     bool accumulate;
   };
-  static constexpr int threads = 128, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 128, blocks_per_multiprocessor = 1, least_compute_capability = 90;
 
   RECURFORMER_DEVICE static void run(const Parameters& p) {
     unsigned char* const shared = arch::shared_memory<unsigned char>();
@@ -239,7 +239,7 @@ void check_layouts() {
     for (const Swizzle b : all_swizzles) {
       CAPTURE(arch::row_bytes(a));
       CAPTURE(arch::row_bytes(b));
-      Simulated device({.seed = 1});
+      TestDevice device({.seed = 1});
       check_multiply<T, 64, MajorA, MajorB, false>(device, a, b, true);
     }
 }
@@ -256,7 +256,7 @@ void check_columns() {
   CAPTURE(N);
   for (const CopyTiming copies : {CopyTiming::early, CopyTiming::late})
     for (const bool accumulate : {false, true}) {
-      Simulated device({.seed = 2, .copies = copies});
+      TestDevice device({.seed = 2, .copies = copies});
       check_multiply<T, N, Major::k, Major::k, false>(device, Swizzle::bytes128, Swizzle::bytes128,
                                                       accumulate);
       check_multiply<T, N, Major::k, Major::k, true>(device, Swizzle::none, Swizzle::bytes64, accumulate);
@@ -289,7 +289,8 @@ struct FragmentKernel {
   struct Parameters {
     float* d;  ///< (128 threads, 8 values) of 64 x 16
   };
-  static constexpr int threads = 128, blocks_per_multiprocessor = 1, shared_bytes = 64 * 32 + 16 * 32;
+  static constexpr int threads = 128, blocks_per_multiprocessor = 1, least_compute_capability = 90;
+  static constexpr int shared_bytes = 64 * 32 + 16 * 32;
 
   /// D (m, n) = m + 64 n, from A (m, 0) = m, A (m, 1) = 1, B (0, n) = 1, B (1, n) = 64 n.
   RECURFORMER_DEVICE static void run(const Parameters& p) {
@@ -338,9 +339,13 @@ void check_fragments(Device& device) {
 }
 
 TEST_CASE("threads hold the elements that CuTe's layout says") {
-  Simulated device;
+  TestDevice device;
   check_fragments(device);
 }
+
+#if !defined(__CUDACC__)  // only the simulator says what is wrong
+
+using arch::SimulationError;
 
 // --- Misuse ---
 
@@ -419,7 +424,7 @@ struct MisuseKernel {
 template <Misuse misuse>
 std::string message() {
   return test::message_of<SimulationError>([] {
-    Simulated device({.copies = CopyTiming::late});
+    TestDevice device({.copies = CopyTiming::late});
     device.launch<MisuseKernel<misuse>>({.shared_bytes = MisuseKernel<misuse>::shared_bytes}, {});
   });
 }
@@ -444,5 +449,7 @@ TEST_CASE("misuse of wgmma is an error that says so") {
   CHECK(contains(message<Misuse::outside>(), "outside the block's"));
   CHECK(contains(message<Misuse::not_fenced_operand>(), "fence_async_shared"));
 }
+
+#endif
 
 }  // namespace

@@ -16,6 +16,7 @@ using rf::test::AttentionShapes;
 using rf::test::DeviceBatch;
 using rf::test::packed;
 using rf::test::schedules;
+using rf::test::TestDevice;
 
 /// Decodes twice with the same workspace: counters return to zero, bits repeat. Returns the output.
 template <class T, int D, bool Ring, class Tuning, class Device>
@@ -49,7 +50,7 @@ void check_simulated(const AttentionShapes& shapes, int blocks, std::size_t most
   static std::size_t next = 0;  // so that cases differ
   if (rf::arch::simulator::sanitized) most_schedules = (most_schedules + 1) / 2;
   for (std::size_t i = 0; i < most_schedules; ++i) {
-    rf::Simulated device(schedules()[next++ % schedules().size()]);
+    TestDevice device(schedules()[next++ % schedules().size()]);
     outputs.push_back(check_decode<T, D, Ring, Tuning>(device, batch, shapes, blocks));
     CHECK(std::memcmp(outputs[0].data(), outputs[i].data(), outputs[0].size() * sizeof(T)) == 0);
   }

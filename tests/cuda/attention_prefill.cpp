@@ -18,6 +18,7 @@ using rf::test::AttentionShapes;
 using rf::test::DeviceBatch;
 using rf::test::packed;
 using rf::test::schedules;
+using rf::test::TestDevice;
 
 template <class T, int D, bool Ring, class Tuning = rf::cuda::PrefillTuning<D>, class Device>
 void check_prefill(Device& device, const AttentionBatch<T>& batch, const AttentionShapes& shapes) {
@@ -36,7 +37,7 @@ void check_simulated(const AttentionShapes& shapes, std::size_t most_schedules =
   static std::size_t next = 0;  // so that cases differ
   if (rf::arch::simulator::sanitized) most_schedules = (most_schedules + 1) / 2;
   for (std::size_t i = 0; i < most_schedules; ++i) {
-    rf::Simulated device(schedules()[next++ % schedules().size()]);
+    TestDevice device(schedules()[next++ % schedules().size()]);
     check_prefill<T, D, Ring, Tuning>(device, batch, shapes);
   }
 }
@@ -172,11 +173,11 @@ TEST_CASE("CUDA attention prefill: the recency probe") {
   for (const auto& [window, sink] :
        {std::pair{16, 4}, std::pair{1, 0}, std::pair{8, 40}, std::pair{500, 1}}) {
     const AttentionBatch<rf::bf16> batch(shapes, 16);
-    rf::Simulated device(schedules()[static_cast<std::size_t>(window) % 4]);
+    TestDevice device(schedules()[static_cast<std::size_t>(window) % 4]);
     check_probe<rf::bf16, 16, SmallTuning>(device, batch, shapes, window, sink);
   }
   shapes.mask = {.sink = 3, .window = 20};
   const AttentionBatch<rf::fp16> batch(shapes, 64);
-  rf::Simulated device(schedules()[1]);
+  TestDevice device(schedules()[1]);
   check_probe<rf::fp16, 64, rf::cuda::PrefillTuning<64>>(device, batch, shapes, 10, 5);
 }

@@ -132,7 +132,7 @@ std::int32_t greedy(Device& device, const std::vector<rf::cuda::MaxPart>& parts)
 TEST_CASE("embedding: rows and their sums of squares") {
   for (const auto& options : schedules()) {
     CAPTURE(options.seed);
-    rf::Simulated device(options);
+    TestDevice device(options);
     check_embedding<rf::bf16>(device, 1, 8, 4);
     check_embedding<rf::bf16>(device, 9, 328, 6);
     check_embedding<rf::fp16>(device, 4, 64, 40);
@@ -143,17 +143,17 @@ TEST_CASE("embedding: rows and their sums of squares") {
 TEST_CASE("logits: few and many rows, with and without keeping them") {
   for (const auto& options : schedules()) {
     CAPTURE(options.seed);
-    rf::Simulated device(options);
+    TestDevice device(options);
     check_logits<rf::bf16>(device, 3, 200, 40, true);
   }
-  rf::Simulated device({.seed = 9});
+  TestDevice device({.seed = 9});
   check_logits<rf::bf16>(device, 1, 72, 24, false);
   check_logits<rf::fp16>(device, 12, 24, 64, true);
   check_logits<rf::bf16>(device, 35, 136, 40, true);
 }
 
 TEST_CASE("logits: the first of the largest, and NaN never") {
-  rf::Simulated device({.seed = 4});
+  TestDevice device({.seed = 4});
   const float infinity = std::numeric_limits<float>::infinity(), nan = std::nanf("");
   std::vector<rf::cuda::MaxPart> parts;
   for (int i = 0; i < 700; ++i) parts.push_back({-infinity, 16 * i});

@@ -15,7 +15,7 @@
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/core/random.hpp"
 #include "recurformer/cuda/device_array.hpp"
-#include "recurformer/cuda/simulated.hpp"
+#include "support/test_device.hpp"
 
 namespace rf::test {
 
@@ -45,8 +45,10 @@ class GuardedArray {
     return out;
   }
   static std::vector<T> framed(const std::vector<T>& values) {
-    std::vector<T> out = poisoned(values.size() + 2 * pad);
-    std::copy(values.begin(), values.end(), out.begin() + pad);
+    const std::vector<T> canary = poisoned(pad);
+    std::vector<T> out = canary;
+    out.insert(out.end(), values.begin(), values.end());
+    out.insert(out.end(), canary.begin(), canary.end());
     return out;
   }
 
@@ -141,19 +143,6 @@ inline std::vector<float> row_sums(const std::vector<double>& x, std::size_t wid
   std::vector<float> out(x.size() / width * parts, 0.0f);
   for (std::size_t i = 0; i < x.size(); ++i)
     out[i / width * parts + i % width * parts / width] += static_cast<float>(x[i] * x[i]);
-  return out;
-}
-
-/// The schedules that every case runs under.
-inline std::vector<arch::SimulatorOptions> schedules() {
-  using arch::CopyTiming;
-  std::vector<arch::SimulatorOptions> out;
-  for (unsigned seed = 0; seed < 4; ++seed)
-    out.push_back({.seed = seed,
-                   .copies = seed == 0   ? CopyTiming::late
-                             : seed == 1 ? CopyTiming::early
-                                         : CopyTiming::random,
-                   .resident_blocks = 1 + static_cast<int>(seed)});
   return out;
 }
 

@@ -207,7 +207,7 @@ void check_tile(Device& device) {
 TEST_CASE("linear: small tensor tiles under every schedule") {
   for (const auto& options : schedules()) {
     CAPTURE(options.seed);
-    rf::Simulated device(options);
+    TestDevice device(options);
     check_tile<SmallTile<rf::bf16>>(device);
   }
 }
@@ -215,17 +215,17 @@ TEST_CASE("linear: small tensor tiles under every schedule") {
 TEST_CASE("linear: few-rows tiles under every schedule") {
   for (const auto& options : schedules()) {
     CAPTURE(options.seed);
-    rf::Simulated device(options);
+    TestDevice device(options);
     check_tile<FewRowsTile<rf::bf16, 1>>(device);
   }
-  rf::Simulated device({.seed = 5});
+  TestDevice device({.seed = 5});
   check_tile<FewRowsTile<rf::fp16, 2>>(device);
   check_tile<FewRowsTile<rf::bf16, 4>>(device);
   check_store<FewRowsTile<rf::bf16, 1>>(device, {7, 24, 2120});  // more than one round of steps
 }
 
 TEST_CASE("linear: the tiles that ship") {
-  rf::Simulated device({.seed = 1});
+  TestDevice device({.seed = 1});
   check_store<rf::cuda::MediumTile<rf::bf16>>(device, {70, 136, 200});
   check_norm_residual<rf::cuda::MediumTile<rf::fp16>>(device, {9, 72, 40}, 1);
   check_store<rf::cuda::LargeTile<rf::bf16>>(device, {131, 136, 168});
@@ -233,7 +233,7 @@ TEST_CASE("linear: the tiles that ship") {
 }
 
 TEST_CASE("linear: huge and tiny values") {
-  rf::Simulated device;
+  TestDevice device;
   check_store<SmallTile<rf::bf16>>(device, {5, 16, 48}, 1e15);
   check_store<SmallTile<rf::bf16>>(device, {5, 16, 48}, 1e-15);
   check_store<FewRowsTile<rf::bf16, 1>>(device, {5, 16, 48}, 1e15);
@@ -255,14 +255,14 @@ TEST_CASE("linear: the number of rows chooses the tile, and no rows are nothing 
   CHECK(rows_of(32, 896, 132) == 32);
   CHECK(rows_of(33, 896, 132) == 64);
   CHECK(rows_of(4096, 9728, 132) == 128);
-  rf::Simulated device;
+  TestDevice device;
   check_store<SmallTile<rf::bf16>>(device, {0, 8, 8});
   rf::cuda::launch_linear(device, GemmOperands<DenseRows<rf::bf16>>{}, NoNorm{}, rf::cuda::Store<rf::bf16>{});
 }
 
 TEST_CASE("linear: what tiles cannot be made of is said") {
-  rf::Simulated device;
-  const GuardedArray<rf::bf16, rf::Simulated> a(device, 64);
+  TestDevice device;
+  const GuardedArray<rf::bf16, TestDevice> a(device, 64);
   const auto message = [&](int columns, int inner, std::ptrdiff_t offset, int parts) {
     return message_of<rf::ArgumentError>([&] {
       rf::cuda::launch_linear(
@@ -295,12 +295,12 @@ TEST_CASE("linear: every tile of a grid is visited once") {
 
 TEST_CASE("linear: the same bits whatever the schedule") {
   const auto run = [](const rf::arch::SimulatorOptions& options) {
-    rf::Simulated device(options);
+    TestDevice device(options);
     rf::Random random(9);
     const auto a = random_values<rf::bf16>(random, 6 * 64), w = random_values<rf::bf16>(random, 64 * 64);
     const auto x = random_values<rf::bf16>(random, 6 * 64);
-    const GuardedArray<rf::bf16, rf::Simulated> device_a(device, a), device_w(device, w), out(device, x);
-    const GuardedArray<float, rf::Simulated> sums(device, 6 * 4);
+    const GuardedArray<rf::bf16, TestDevice> device_a(device, a), device_w(device, w), out(device, x);
+    const GuardedArray<float, TestDevice> sums(device, 6 * 4);
     rf::cuda::launch_linear(
         device,
         GemmOperands<DenseRows<rf::bf16>>{

@@ -12,7 +12,7 @@
 
 #include "cuda/mamba2_harness.hpp"
 #include "recurformer/cuda/mamba2_prefill.hpp"
-#include "recurformer/cuda/simulated.hpp"
+#include "support/test_device.hpp"
 
 namespace {
 
@@ -20,13 +20,13 @@ using rf::bf16;
 using rf::fp16;
 using rf::Gate;
 using rf::Mamba2;
-using rf::Simulated;
 using rf::SsdPolicy;
 using rf::arch::SimulatorOptions;
 using rf::cuda::Mamba2Arguments;
 using rf::test::Mamba2Case;
 using rf::test::Mamba2Harness;
 using rf::test::Mamba2Result;
+using rf::test::TestDevice;
 
 using Converted = Mamba2<>;
 using Normed = Mamba2<SsdPolicy{.rope = true, .norm = true, .gate = Gate::silu}>;
@@ -46,7 +46,7 @@ void check_decode(Device& device, const Mamba2Case& what, const std::vector<std:
 }
 
 TEST_CASE("Mamba2 decode: all widths and storage types") {
-  Simulated device;
+  TestDevice device;
   const std::vector<std::int64_t> few = {1, 0, 8, 3};
   check_decode<Converted, float, 16>(device, {.queries = 1, .lengths = few});
   check_decode<Normed, bf16, 16>(device, {.queries = 3, .lengths = few, .positions = {5, 0, 100}});
@@ -59,7 +59,7 @@ TEST_CASE("Mamba2 decode: all widths and storage types") {
 }
 
 TEST_CASE("Mamba2 decode: any number of tokens, in calls cut anywhere") {
-  Simulated device;
+  TestDevice device;
   check_decode<Normed, float, 16>(device, {.lengths = {70, 0, 1, 33}});
   check_decode<Normed, float, 16>(device, {.lengths = {70, 0, 1, 33}}, {1, 2, 10, 33});
   check_decode<Converted, float, 16>(device, {.queries = 60, .group_index = {1}, .lengths = {20}});
@@ -67,10 +67,10 @@ TEST_CASE("Mamba2 decode: any number of tokens, in calls cut anywhere") {
 
 TEST_CASE("Mamba2 decode: the same bits under every schedule") {
   const Mamba2Harness<Normed, bf16, 64> harness({.queries = 5, .group_index = {1}, .lengths = {3, 0, 9}});
-  Simulated in_order;
+  TestDevice in_order;
   const Mamba2Result first = run(in_order, harness);
   for (unsigned seed = 1; seed < 4; ++seed) {
-    Simulated device(SimulatorOptions{.seed = seed});
+    TestDevice device(SimulatorOptions{.seed = seed});
     const Mamba2Result again = run(device, harness);
     CHECK(again.y == first.y);
     CHECK(again.state == first.state);
@@ -78,7 +78,7 @@ TEST_CASE("Mamba2 decode: the same bits under every schedule") {
 }
 
 TEST_CASE("Mamba2 decode: step sizes and decays at both ends, huge and tiny activations") {
-  Simulated device;
+  TestDevice device;
   for (const double dt : {-45.0, -14.0, 50.0}) {
     Mamba2Harness<Converted, float, 16> harness({.lengths = {9, 7}});
     harness.set_steps([&](std::size_t, std::int64_t t) { return t % 3 == 0 ? dt : -1.0; });
@@ -92,7 +92,7 @@ TEST_CASE("Mamba2 decode: step sizes and decays at both ends, huge and tiny acti
 }
 
 TEST_CASE("Mamba2 decode: a NaN stays in its sequence") {
-  Simulated device;
+  TestDevice device;
   Mamba2Harness<Normed, float, 16> harness({.lengths = {2, 3, 1}});
   const Mamba2Result clean = run(device, harness);
   harness.projected(harness.sequences()[1].first_row, 0)[0] = std::numeric_limits<float>::quiet_NaN();
@@ -105,10 +105,10 @@ TEST_CASE("Mamba2 decode: a NaN stays in its sequence") {
 }
 
 TEST_CASE("Mamba2: decoding goes on where prefill stopped") {
-  Simulated device;
+  TestDevice device;
   const Mamba2Harness<Normed, bf16, 16> harness({.lengths = {70, 66, 1}});
   harness.check(harness.run(device,
-                            [](Simulated& on, const Mamba2Arguments<bf16>& call) {
+                            [](TestDevice& on, const Mamba2Arguments<bf16>& call) {
                               if (call.longest > 8)
                                 rf::cuda::mamba2_prefill<Normed, 16>(
                                     on, call, {.segments = 1, .segment_rows = 128}, nullptr);

@@ -16,9 +16,9 @@
 #include <vector>
 
 #include "recurformer/core/random.hpp"
-#include "recurformer/cpu/rope.hpp"
 #include "recurformer/cuda/device_array.hpp"
 #include "recurformer/cuda/mamba2_arguments.hpp"
+#include "recurformer/math/rope_table.hpp"
 #include "recurformer/reference/mamba2.hpp"
 
 namespace rf::test {
@@ -228,7 +228,7 @@ class Mamba2Harness {
 
   std::vector<float> rope() const {
     std::vector<float> turns;
-    cpu::RopeTable table(P, 10000.0);
+    RopeTable table(P, 10000.0);
     table.reserve(positions_ + 1);
     for (std::int64_t p = 0; p < positions_; ++p) {
       turns.insert(turns.end(), table.cosines(p), table.cosines(p) + P / 2);

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cuda/mamba2_harness.hpp"
-#include "recurformer/cuda/simulated.hpp"
+#include "support/test_device.hpp"
 
 namespace {
 
@@ -20,7 +20,6 @@ using rf::bf16;
 using rf::fp16;
 using rf::Gate;
 using rf::Mamba2;
-using rf::Simulated;
 using rf::SsdPolicy;
 using rf::arch::CopyTiming;
 using rf::arch::SimulatorOptions;
@@ -28,6 +27,7 @@ using rf::cuda::Mamba2Plan;
 using rf::test::Mamba2Case;
 using rf::test::Mamba2Harness;
 using rf::test::Mamba2Result;
+using rf::test::TestDevice;
 
 using Converted = Mamba2<>;
 using Normed = Mamba2<SsdPolicy{.rope = true, .norm = true, .gate = Gate::silu}>;
@@ -81,7 +81,7 @@ TEST_CASE("SSD tiles: eight rows of one column lie in different banks") {
 }
 
 TEST_CASE("Mamba2 prefill: all widths") {
-  Simulated device;
+  TestDevice device;
   check_prefill<Converted, bf16, 16>(device, {.lengths = {65, 0, 1, 130}});
   check_prefill<Normed, fp16, 32>(device, {.lengths = {65, 0, 1, 16}});
   check_prefill<Normed, bf16, 64>(device, {.group_index = {1}, .lengths = {100}, .positions = {17}});
@@ -91,7 +91,7 @@ TEST_CASE("Mamba2 prefill: all widths") {
 }
 
 TEST_CASE("Mamba2 prefill: segments, and calls cut anywhere") {
-  Simulated device;
+  TestDevice device;
   check_prefill<Converted, bf16, 16>(device, {.lengths = {65, 0, 1, 64, 200}}, 1);
   check_prefill<Normed, fp16, 16>(device, {.lengths = {65, 0, 1, 300}}, 2);
   check_prefill<Converted, bf16, 16>(device, {.queries = 1, .group_index = {0}, .lengths = {3, 650}}, 1);
@@ -100,7 +100,7 @@ TEST_CASE("Mamba2 prefill: segments, and calls cut anywhere") {
 }
 
 TEST_CASE("Mamba2 prefill: rows that are not aligned, and no cache") {
-  Simulated device;
+  TestDevice device;
   check_prefill<Normed, bf16, 16>(device, {.lengths = {66, 0, 5}, .aligned = false});
   check_prefill<Converted, fp16, 32>(device,
                                      {.lengths = {66, 0, 5}, .aligned = false, .keeps_states = false});
@@ -108,7 +108,7 @@ TEST_CASE("Mamba2 prefill: rows that are not aligned, and no cache") {
 }
 
 TEST_CASE("Mamba2 prefill: only what is read from the past") {
-  Simulated device;
+  TestDevice device;
   Mamba2Harness<Converted, bf16, 32> wide({.queries = 1, .group_index = {0}, .lengths = {130}});
   Mamba2Harness<Converted, fp16, 16> narrow({.lengths = {130, 10}});
   for (float& x : wide.local(4)) x = 0.0f;
@@ -120,13 +120,13 @@ TEST_CASE("Mamba2 prefill: only what is read from the past") {
 TEST_CASE("Mamba2 prefill: the same bits under every schedule") {
   const Mamba2Harness<Normed, fp16, 16> one({.lengths = {40, 0, 70}});
   const Mamba2Harness<Converted, bf16, 32> other({.queries = 1, .group_index = {0}, .lengths = {70}});
-  Simulated in_order;
+  TestDevice in_order;
   const Mamba2Result first = run(in_order, one, 1), second = run(in_order, other, 0);
   for (const SimulatorOptions& options :
        {SimulatorOptions{.seed = 0, .copies = CopyTiming::early}, SimulatorOptions{.seed = 1},
         SimulatorOptions{.seed = 2, .copies = CopyTiming::late},
         SimulatorOptions{.seed = 3, .copies = CopyTiming::early}}) {
-    Simulated device(options);
+    TestDevice device(options);
     const Mamba2Result again = run(device, one, 1), and_again = run(device, other, 0);
     CHECK(again.y == first.y);
     CHECK(again.state == first.state);
@@ -136,7 +136,7 @@ TEST_CASE("Mamba2 prefill: the same bits under every schedule") {
 }
 
 TEST_CASE("Mamba2 prefill: step sizes and decays at both ends") {
-  Simulated device;
+  TestDevice device;
   const Mamba2Case what{.group_index = {1}, .lengths = {100, 7}};
   const auto check = [&](auto dt, float a_log) {
     Mamba2Harness<Converted, bf16, 16> small(what);
@@ -168,7 +168,7 @@ TEST_CASE("Mamba2 prefill: step sizes and decays at both ends") {
 }
 
 TEST_CASE("Mamba2 prefill: huge and tiny activations") {
-  Simulated device;
+  TestDevice device;
   check_prefill<Normed, bf16, 16>(device, {.lengths = {80}, .scale = 1e4});
   check_prefill<Normed, fp16, 16>(device, {.lengths = {80}, .scale = 60.0, .step_bias = 4.0});
   check_prefill<Converted, bf16, 16>(device, {.lengths = {80}, .scale = 1e-6});
@@ -176,7 +176,7 @@ TEST_CASE("Mamba2 prefill: huge and tiny activations") {
 }
 
 TEST_CASE("Mamba2 prefill: a NaN stays in its sequence") {
-  Simulated device;
+  TestDevice device;
   Mamba2Harness<Converted, bf16, 16> harness({.lengths = {20, 70, 5}});
   const Mamba2Result clean = run(device, harness, 1);
   const rf::SequenceRows& poisoned = harness.sequences()[1];
@@ -212,7 +212,7 @@ TEST_CASE("Mamba2 plan: one walk where there are enough, otherwise segments of w
       CHECK((cut.segments - 1) * cut.segment_rows < longest);
       CHECK(cut.segments * groups <= 264);
     }
-  Simulated device;
+  TestDevice device;
   const rf::cuda::Mamba2Arguments<bf16> call{.sequence_count = 1, .longest = 100, .groups = 1};
   const auto refuses = [&](const Mamba2Plan& wrong, const char* why) {
     CHECK_THROWS_WITH_AS((rf::cuda::mamba2_prefill<Converted, 16>(device, call, wrong, nullptr)), why,

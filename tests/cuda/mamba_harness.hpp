@@ -22,18 +22,10 @@
 #include "recurformer/cuda/device_array.hpp"
 #include "recurformer/cuda/mamba_decode.hpp"
 #include "recurformer/cuda/mamba_prefill.hpp"
-#include "recurformer/cuda/simulated.hpp"
 #include "recurformer/reference/mamba.hpp"
+#include "support/test_device.hpp"
 
 namespace rf::test {
-
-/// The schedules that every case runs under.
-inline std::vector<arch::SimulatorOptions> schedules() {
-  return {{.seed = 0, .copies = arch::CopyTiming::early},
-          {.seed = 1, .copies = arch::CopyTiming::late},
-          {.seed = 2, .copies = arch::CopyTiming::random},
-          {.seed = 3, .copies = arch::CopyTiming::random, .resident_blocks = 2}};
-}
 
 struct MambaCase {
   std::vector<std::int64_t> lengths = {19, 0, 1, 40};

@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "recurformer/cuda/device_array.hpp"
-#include "recurformer/cuda/simulated.hpp"
+#include "support/test_device.hpp"
 
 namespace {
 
-using rf::Simulated;
+using rf::test::TestDevice;
 
 struct FunctionsKernel {
   struct Parameters {
@@ -59,7 +59,7 @@ void check_functions(Device& device) {
 }
 
 TEST_CASE("Mamba on CUDA: softplus and sigmoid keep their relative accuracy everywhere") {
-  Simulated device;
+  TestDevice device;
   check_functions(device);
 }
 
@@ -96,7 +96,7 @@ void check_sum(Device& device) {
 
 TEST_CASE("Mamba on CUDA: sums over lanes") {
   for (const unsigned seed : {0u, 1u, 2u}) {
-    Simulated device({.seed = seed});
+    TestDevice device({.seed = seed});
     check_sum<1, 1>(device);
     check_sum<1, 4>(device);
     check_sum<2, 2>(device);

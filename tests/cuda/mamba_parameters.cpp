@@ -8,13 +8,13 @@
 #include <vector>
 
 #include "recurformer/cuda/device_array.hpp"
-#include "recurformer/cuda/simulated.hpp"
+#include "support/test_device.hpp"
 
 namespace {
 
 using rf::Mamba;
 using rf::ScanShape;
-using rf::Simulated;
+using rf::test::TestDevice;
 
 // Sizes that need padding everywhere: 5 states, 2 values of δ.
 using Head = rf::cuda::mamba::DimensionsOf<Mamba<ScanShape{.d_state = 5, .d_conv = 3, .dt_rank = 2}>, 16>;
@@ -88,7 +88,7 @@ void check_prepared(Device& device) {
 TEST_CASE("Mamba on CUDA: prepared parameters, with padding") {
   static_assert(Head::columns == 20 && Head::padded_states == 8);
   for (const unsigned seed : {0u, 1u}) {
-    Simulated device({.seed = seed});
+    TestDevice device({.seed = seed});
     check_prepared(device);
   }
 }

@@ -16,10 +16,10 @@ using rf::bf16;
 using rf::fp16;
 using rf::Mamba;
 using rf::ScanShape;
-using rf::Simulated;
 using rf::test::MambaCase;
 using rf::test::MambaHarness;
 using rf::test::MambaResult;
+using rf::test::TestDevice;
 
 // Converted heads are the default. Standard Mamba, with every size unlike the default one.
 using Converted = Mamba<>;
@@ -38,14 +38,14 @@ void check_prefill(Device& device, const MambaCase& what, const std::vector<int>
 TEST_CASE_TEMPLATE("Mamba on CUDA: prefill equals the reference under every schedule", T, float, bf16, fp16) {
   for (const auto& schedule : rf::test::schedules()) {
     CAPTURE(schedule.seed);
-    Simulated device(schedule);
+    TestDevice device(schedule);
     check_prefill<Converted, T, 16>(device, {}, {0, 16});
     check_prefill<Standard, T, 16>(device, {.lengths = {33, 2}, .groups = {1}}, {0, 20});
   }
 }
 
 TEST_CASE("Mamba on CUDA: chunks of every length around a tile's, many and few") {
-  Simulated device({.seed = 4});
+  TestDevice device({.seed = 4});
   check_prefill<Converted, float, 16>(device, {.lengths = {1, 2, 0}},
                                       {0});  // less than the convolution's past
   check_prefill<Converted, float, 16>(device, {.lengths = {67, 32}, .groups = {0}, .heads_per_group = 1},
@@ -55,7 +55,7 @@ TEST_CASE("Mamba on CUDA: chunks of every length around a tile's, many and few")
 TEST_CASE_TEMPLATE("Mamba on CUDA: numbers of states", Mixer, Mamba<ScanShape{.d_state = 1, .d_conv = 2}>,
                    Mamba<ScanShape{.d_state = 8}>, Mamba<ScanShape{.d_state = 18, .d_conv = 5}>,
                    Mamba<ScanShape{.d_state = 64}>, Mamba<ScanShape{.d_state = 100}>) {
-  Simulated device({.seed = 5});
+  TestDevice device({.seed = 5});
   check_prefill<Mixer, float, 16>(device, {.lengths = {37, 5}, .groups = {1}, .heads_per_group = 1}, {0, 12});
 }
 
@@ -66,7 +66,7 @@ void check_width(Device& device) {
 }
 
 TEST_CASE("Mamba on CUDA: widths of heads") {
-  Simulated device({.seed = 6});
+  TestDevice device({.seed = 6});
   check_width<Standard, float, 32>(device);
   check_width<Converted, bf16, 64>(device);
   check_width<Standard, fp16, 80>(device);
@@ -85,7 +85,7 @@ void check_pieces(Device& device) {
 }
 
 TEST_CASE("Mamba on CUDA: sequences in pieces") {
-  Simulated device({.seed = 7});
+  TestDevice device({.seed = 7});
   check_pieces<Converted>(device);
   check_pieces<Standard>(device);
 }
@@ -102,7 +102,7 @@ void check_without_states(Device& device) {
 }
 
 TEST_CASE("Mamba on CUDA: without states sequences start at zero and nothing is kept") {
-  Simulated device;
+  TestDevice device;
   check_without_states(device);
 }
 
@@ -130,17 +130,17 @@ void check_nan_isolation(Device& device) {
 }
 
 TEST_CASE("Mamba on CUDA: NaNs of one sequence do not reach another") {
-  Simulated device({.seed = 8});
+  TestDevice device({.seed = 8});
   check_nan_isolation(device);
 }
 
 TEST_CASE("Mamba on CUDA: the same plan gives the same bits under any schedule") {
   const MambaHarness<Converted, bf16, 16> harness({.lengths = {40, 17}, .groups = {1}});
-  Simulated first;
+  TestDevice first;
   for (const int rows : {0, 16}) {
     const MambaResult expected = harness.prefill(first, rows);
     for (const auto& schedule : rf::test::schedules()) {
-      Simulated device(schedule);
+      TestDevice device(schedule);
       CHECK(rf::test::same_bits(harness.prefill(device, rows), expected));
     }
   }
@@ -149,7 +149,7 @@ TEST_CASE("Mamba on CUDA: the same plan gives the same bits under any schedule")
 TEST_CASE("Mamba on CUDA: more sequences than a warp has lanes, most of them short or empty") {
   MambaCase what{.lengths = {}, .groups = {0}, .layer_groups = 1, .heads_per_group = 1};
   for (int s = 0; s < 70; ++s) what.lengths.push_back(s % 3 == 0 ? 0 : s % 7 == 0 ? 9 : 1);
-  Simulated device({.seed = 9});
+  TestDevice device({.seed = 9});
   check_prefill<Mamba<ScanShape{.d_state = 4}>, float, 16>(device, what, {0, 4});
 }
 
@@ -167,14 +167,14 @@ void check_step_sizes(Device& device) {
 }
 
 TEST_CASE("Mamba on CUDA: step sizes from e^-50 to 50, huge and tiny inputs") {
-  Simulated device({.seed = 10});
+  TestDevice device({.seed = 10});
   check_step_sizes(device);
   const MambaCase tiny{.lengths = {40}, .groups = {1}, .heads_per_group = 1, .scale = 1e-6};
   check_prefill<Converted, float, 16>(device, tiny, {0, 16});
 }
 
 TEST_CASE("Mamba on CUDA: a state that decays by less than a float's precision per token survives chunks") {
-  Simulated device({.seed = 11});
+  TestDevice device({.seed = 11});
   const MambaCase slow{.lengths = {300}, .groups = {1}, .heads_per_group = 1, .slowest = 1e-6};
   check_prefill<Mamba<ScanShape{.d_state = 4}>, float, 16>(device, slow, {0, 32});
 }
@@ -202,7 +202,7 @@ TEST_CASE("Mamba on CUDA: plans cut time only where heads and sequences leave mu
 TEST_CASE("Mamba on CUDA: rows that are not aligned are refused; empty batches are not") {
   using namespace rf::cuda::mamba;
   using Head = DimensionsOf<Converted, 16>;
-  Simulated device;
+  TestDevice device;
   const Plan plan{.chunk_rows = 16, .chunks = 1};
   CHECK_THROWS_WITH_AS(
       prefill<Head>(device, plan, Arguments<bf16>{.projected = {nullptr, 33}}, nullptr),

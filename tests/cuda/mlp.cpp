@@ -112,7 +112,7 @@ TEST_CASE("mlp: every schedule, any number of resident blocks, the same bits") {
   std::vector<rf::bf16> first, first_few;
   for (const auto& options : schedules()) {
     CAPTURE(options.seed);
-    rf::Simulated device(options);
+    TestDevice device(options);
     const auto out = check_mlp<SmallTile<rf::bf16>>(device, {150, 72, 40});  // 10 row tiles: two bands
     if (first.empty()) first = out;
     CHECK(out == first);
@@ -123,7 +123,7 @@ TEST_CASE("mlp: every schedule, any number of resident blocks, the same bits") {
 }
 
 TEST_CASE("mlp: shapes") {
-  rf::Simulated device({.seed = 2});
+  TestDevice device({.seed = 2});
   check_mlp<SmallTile<rf::fp16>>(device, {1, 8, 8});
   check_mlp<SmallTile<rf::bf16>>(device, {17, 136, 104});
   check_mlp<rf::cuda::FewRowsTile<rf::fp16, 2>>(device, {1, 136, 64});
@@ -133,9 +133,9 @@ TEST_CASE("mlp: shapes") {
 }
 
 TEST_CASE("mlp: the number of rows chooses the tile") {
-  rf::Simulated device;
+  TestDevice device;
   rf::cuda::mlp(device, rf::cuda::MlpArguments<rf::bf16>{});  // no rows: nothing to do
-  const GuardedArray<rf::bf16, rf::Simulated> x(device, 64);
+  const GuardedArray<rf::bf16, TestDevice> x(device, 64);
   CHECK(contains(message_of<rf::ArgumentError>([&] {
                    rf::cuda::mlp(device, rf::cuda::MlpArguments<rf::bf16>{
                                              .x = {x.data(), 8}, .rows = 8, .d_model = 8, .d_ff = 8});

@@ -238,7 +238,7 @@ using SmallTile = rf::cuda::TensorTile<T, 16, 64, 16, 1>;
 TEST_CASE("projections: every schedule") {
   for (const auto& options : schedules()) {
     CAPTURE(options.seed);
-    rf::Simulated device(options);
+    TestDevice device(options);
     check_projections<SmallTile<rf::bf16>>(device, {.d_head = 32}, short_batch);
     check_projections<rf::cuda::FewRowsTile<rf::bf16, 1>>(
         device, {.d_head = 16, .d_model = 24, .queries = 1, .attention_groups = 1}, short_batch);
@@ -246,7 +246,7 @@ TEST_CASE("projections: every schedule") {
 }
 
 TEST_CASE("projections: head widths") {
-  rf::Simulated device({.seed = 7});
+  TestDevice device({.seed = 7});
   const std::vector<rf::SequenceRows> two = {{.first_row = 0, .rows = 2, .position = 255},
                                              {.first_row = 2, .rows = 1, .position = 511}};
   for (const int d_head : {64, 80, 256})
@@ -255,7 +255,7 @@ TEST_CASE("projections: head widths") {
 }
 
 TEST_CASE("projections: rows of several tiles") {
-  rf::Simulated device({.seed = 3});
+  TestDevice device({.seed = 3});
   const std::vector<rf::SequenceRows> batch = {{.first_row = 0, .rows = 30, .position = 240},
                                                {.first_row = 30, .rows = 36, .position = 3}};
   check_projections<rf::cuda::MediumTile<rf::bf16>>(device, {.d_head = 16}, batch);

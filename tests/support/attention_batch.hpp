@@ -17,15 +17,14 @@
 #include <string>
 #include <vector>
 
-#include "recurformer/arch/simulator/machine.hpp"
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/core/random.hpp"
 #include "recurformer/cuda/attention_tile.hpp"
 #include "recurformer/cuda/device_array.hpp"
 #include "recurformer/cuda/key_values.hpp"
-#include "recurformer/cuda/simulated.hpp"
 #include "recurformer/math/attention_mask.hpp"
 #include "recurformer/reference/attention.hpp"
+#include "support/test_device.hpp"
 
 namespace rf::test {
 
@@ -51,15 +50,6 @@ inline std::vector<SequenceRows> packed(std::initializer_list<std::pair<int, int
     first += rows;
   }
   return result;
-}
-
-/// Schedules that between them order warps and land copies in every way.
-inline std::vector<arch::SimulatorOptions> schedules() {
-  using arch::CopyTiming;
-  return {{.seed = 0, .copies = CopyTiming::early},
-          {.seed = 1, .copies = CopyTiming::late},
-          {.seed = 2, .copies = CopyTiming::random},
-          {.seed = 3, .copies = CopyTiming::late}};
 }
 
 template <class T>

@@ -12,7 +12,7 @@
 
 #include "recurformer/core/random.hpp"
 #include "recurformer/cuda/device_array.hpp"
-#include "recurformer/cuda/simulated.hpp"
+#include "support/test_device.hpp"
 
 namespace {
 
@@ -194,7 +194,7 @@ TEST_CASE("CUDA tile: the swizzle keeps every chunk in its row and ldmatrix free
 
 TEST_CASE("CUDA tile: products, maxima, weights") {
   for (const unsigned seed : {0u, 1u}) {
-    rf::Simulated device({.seed = seed});
+    rf::test::TestDevice device({.seed = seed});
     check_verbs<rf::bf16, 16, 1, 16, false>(device);
     check_verbs<rf::fp16, 32, 2, 32, true>(device);
     check_verbs<rf::fp16, 80, 1, 48, true>(device);

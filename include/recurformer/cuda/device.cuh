@@ -16,6 +16,10 @@
 #include "recurformer/core/error.hpp"
 #include "recurformer/version.hpp"
 
+// A kernel type of an unnamed namespace is hidden already, which nvcc would remark upon.
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1407
+
 namespace rf {
 
 /// No usable GPU, or an operation on one that failed.
@@ -113,9 +117,11 @@ class Cuda {
   }
 
   /// Puts the kernel onto the stream. Throws CudaError with the kernel's name and the shape if that fails;
-  /// what goes wrong while it runs is reported by a later call.
+  /// what goes wrong while it runs is reported by a later call. Hidden like the kernels: every library's
+  /// starts its own.
   template <arch::Kernel K>
-  void launch(const arch::LaunchShape& shape, const typename K::Parameters& parameters) {
+  __attribute__((visibility("hidden"))) void launch(const arch::LaunchShape& shape,
+                                                    const typename K::Parameters& parameters) {
     activate();
     const auto* function = reinterpret_cast<const void*>(&cuda::entry<K>);
     const auto describe = [&] {
@@ -203,5 +209,7 @@ class Cuda {
 };
 
 }  // namespace rf
+
+#pragma nv_diagnostic pop
 
 #endif  // RECURFORMER_CUDA_DEVICE_CUH

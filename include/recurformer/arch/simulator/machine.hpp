@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "recurformer/arch/simulator/fiber.hpp"
+#include "recurformer/arch/simulator/options.hpp"
 #include "recurformer/arch/simulator/sanitizer.hpp"
 #include "recurformer/arch/types.hpp"
 #include "recurformer/core/error.hpp"
@@ -40,16 +41,6 @@ namespace rf::arch {
 class SimulationError : public Error {
  public:
   using Error::Error;
-};
-
-/// When an asynchronous copy becomes visible, between its issue and the wait for it.
-enum class CopyTiming { early, late, random };
-
-struct SimulatorOptions {
-  unsigned seed = 0;  ///< 0: warps and lanes in order; otherwise shuffled, and copies land by its dice
-  CopyTiming copies = CopyTiming::random;
-  int resident_blocks = 4;  ///< >= 1, at once; a cooperative launch holds all its blocks at once
-  std::size_t stack_bytes = simulator::sanitized ? 256 * 1024 : 64 * 1024;  ///< of each CUDA thread
 };
 
 namespace simulator {
