@@ -55,7 +55,7 @@ void prefill(benchmark::State& state, int attention_groups) {
 void decode(benchmark::State& state, int attention_groups) {
   auto& loaded = loaded_model<Spec>(plan_with(attention_groups));
   const std::int64_t past = state.range(0), sequences = state.range(1);
-  auto cache = loaded.model().make_cache(sequences);
+  auto cache = loaded.model().make_cache({.sequences = sequences});
   feed(loaded, cache, past);
   std::vector<Token> tokens(static_cast<std::size_t>(sequences), 1);
   measure_on_host(state, loaded.decode_work(sequences, past), static_cast<double>(sequences),

@@ -58,19 +58,18 @@ rf::ModelWeights<typename SpecType::Kinds, typename SpecType::Precision> random_
   return out;
 }
 
-inline Weights host_weights() {
-  const rf::ModelShape shape{
-      .vocabulary = vocabulary,
-      .layers = 2,
-      .layer = {.d_model = 24, .d_head = 16, .kv_groups = 4, .queries_per_group = 2, .d_ff = 40},
-      .tied_embeddings = true};
-  const rf::Plan plan{.kinds = {{"attention", "bf16", {}},
-                                {"streaming", "bf16", {{"sink", 2}, {"window", 5}}},
-                                {"mamba", "bf16", {}},
-                                {"mamba2", "bf16", {}}},
-                      .kind_of_group = {{0, 2, 3, 1}, {3, 0, 1, 2}}};
-  return random_weights<Spec>(shape, plan);
-}
+inline const rf::ModelShape host_shape{
+    .vocabulary = vocabulary,
+    .layers = 2,
+    .layer = {.d_model = 24, .d_head = 16, .kv_groups = 4, .queries_per_group = 2, .d_ff = 40},
+    .tied_embeddings = true};
+inline const rf::Plan host_plan{.kinds = {{"attention", "bf16", {}},
+                                          {"streaming", "bf16", {{"sink", 2}, {"window", 5}}},
+                                          {"mamba", "bf16", {}},
+                                          {"mamba2", "bf16", {}}},
+                                .kind_of_group = {{0, 2, 3, 1}, {3, 0, 1, 2}}};
+
+inline Weights host_weights() { return random_weights<Spec>(host_shape, host_plan); }
 
 inline std::vector<rf::Token> random_tokens(std::int64_t count, std::uint64_t seed) {
   rf::Random random(seed);
@@ -182,7 +181,7 @@ template <class Device>
 void check_batch(Device& device) {
   const Weights host = host_weights();
   rf::Model<Spec, Device> model(device, host);
-  auto cache = model.make_cache(3);
+  auto cache = model.make_cache({.sequences = 3});
   std::vector<std::vector<rf::Token>> texts = {random_tokens(19, 1), random_tokens(1, 2),
                                                random_tokens(34, 3)};
 

@@ -36,38 +36,12 @@ namespace rf {
 
 namespace detail {
 
-/// Where one run of one layer is found in a file, whatever the order of kinds in the program that wrote it.
-inline std::string run_name(std::size_t layer, const RunLayout& run) {
-  return text("layer.", layer, ".", run.kind, ".", run.members.empty() ? 0 : run.members.front());
-}
-
-/// What has to agree between the cache that was saved and the one that is loaded, in words.
-inline std::string run_text(const RunLayout& run) {
-  std::string out = text(run.groups, " KV groups (");
-  for (std::size_t i = 0; i < run.members.size(); ++i) out += text(i > 0 ? " " : "", run.members[i]);
-  out += text("), ", run.projected_width, " inputs");
-  for (const FieldLayout& layout : run.fields) {
-    const CacheField& field = layout.field;
-    constexpr std::array<std::string_view, 3> kinds = {"rows", "ring", "state"};
-    out += text(", ", field.name, " ", kinds[static_cast<std::size_t>(field.kind)], " of ", layout.units,
-                " x ", field.slice.rows, " x ", field.slice.columns, " ", name_of(layout.dtype));
-    if (field.kind == FieldKind::ring) out += text(" with sink ", field.sink, " and window ", field.window);
-  }
-  return out;
-}
-
-/// Calls f(layer, run, RunLayout) for every run that has groups.
-template <class F>
-void for_each_cached_run(const CacheLayout& layout, F&& f) {
-  for (std::size_t layer = 0; layer < layout.layers.size(); ++layer)
-    for (std::size_t run = 0; run < layout.layers[layer].size(); ++run)
-      if (layout.layers[layer][run].groups > 0) f(layer, run, layout.layers[layer][run]);
-}
-
 /// Positions that a recurrent run of a cache with rollback keeps, see RunMemory.
 struct RunPositions {
   std::int64_t replay_from = -1;
   std::array<std::int64_t, 2> checkpoints = {-1, -1};
+
+  friend bool operator==(const RunPositions&, const RunPositions&) = default;
 };
 
 /// Everything of a sequence that is not a tensor. Runs by their names; absent: nothing kept for rollback.
@@ -202,6 +176,9 @@ inline SequencePositions read_positions(const JsonReader& reader, const CacheLay
     const auto pair = checkpoints.array();
     if (pair.size() != 2) checkpoints.fail("has ", pair.size(), " positions; expected 2");
     for (std::size_t c = 0; c < 2; ++c) positions.checkpoints[c] = pair[c].integer(-1, out.furthest);
+    for (const auto& [other, expected] : out.runs)
+      if (positions != expected)
+        run.fail("is at other positions than ", other, "; all runs of a sequence go in step");
   });
   return out;
 }

@@ -26,6 +26,7 @@
 #include <utility>
 
 #include "recurformer/core/rows_view.hpp"
+#include "recurformer/cpu/field_view.hpp"
 #include "recurformer/cpu/rope.hpp"
 #include "recurformer/spec/batch.hpp"
 #include "recurformer/spec/cache_field.hpp"
@@ -34,26 +35,6 @@
 namespace rf::cpu {
 
 using rf::RowsView;
-
-/// Where one declared cache field of one sequence lives; the run's Cache or State type behind void*.
-struct FieldView {
-  void* data = nullptr;  ///< ring: (units, sink + capacity, width); state: (units, slice)
-  void* const* pages =
-      nullptr;  ///< rows: page p holds positions [p·cache_page_rows, …): (units, cache_page_rows, width)
-  std::int64_t capacity =
-      0;  ///< ring: slots after the sink; position p >= sink sits in slot (p - sink) % capacity
-};
-
-/// The cache of one run: fields[sequence · fields_per_sequence + field]. Empty: no past, nothing is kept.
-struct CacheView {
-  std::span<const FieldView> fields = {};
-  std::size_t fields_per_sequence = 0;
-
-  bool empty() const { return fields.empty(); }
-  const FieldView& field(std::size_t sequence, std::size_t index) const {
-    return fields[sequence * fields_per_sequence + index];
-  }
-};
 
 /// Asks attention for what the recency analysis needs, per query and head (see plan/analysis.hpp). Rows are
 /// those of the batch; each array is (rows, heads of the layer) with rows `stride` apart, or null.

@@ -187,7 +187,7 @@ struct RingSource {
                         .keys = {run.targets[1].data, run.targets[1].stride},
                         .values = {run.targets[2].data, run.targets[2].stride},
                         .sink = static_cast<int>(mixer.sink),
-                        .capacity = static_cast<int>(mixer.window),
+                        .capacity = static_cast<int>(run.fields[0].capacity),
                         .d_head = d_head},
              .arrived = binder.counters + plan.arrived,
              .items_per_group = plan.items_per_group};

@@ -75,6 +75,7 @@ struct DeviceBatch {
 struct DeviceField {
   std::byte* data = nullptr;
   std::int64_t block_bytes = 0;  ///< from the ring or state of one sequence of the cache to the next
+  std::int64_t capacity = 0;     ///< ring: slots after the sink, at least the window
 
   /// The ring or state of sequence `slot` of the cache.
   template <class T>

@@ -25,15 +25,10 @@
 
 #include "recurformer/core/error.hpp"
 #include "recurformer/core/memory.hpp"
-#include "recurformer/cpu/mixer_kernel.hpp"
+#include "recurformer/cpu/field_view.hpp"
 #include "recurformer/model/cache_layout.hpp"
 
 namespace rf {
-
-struct CacheOptions {
-  std::int64_t sequences = 1;     ///< independent sequences, >= 1
-  std::int64_t max_rollback = 0;  ///< tokens that rollback() can take back, >= 0
-};
 
 namespace detail {
 

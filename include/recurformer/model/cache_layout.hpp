@@ -4,14 +4,23 @@
 // What a model's cache consists of, and how many bytes that is: the one place where cache bytes are computed.
 // Planning asks it before anything is allocated; Cache allocates exactly what it says.
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "recurformer/core/dtype.hpp"
+#include "recurformer/core/error.hpp"
 #include "recurformer/spec/run.hpp"
 
 namespace rf {
+
+struct CacheOptions {
+  std::int64_t sequences = 1;     ///< independent sequences, >= 1
+  std::int64_t max_rollback = 0;  ///< tokens that rollback() can take back, >= 0
+};
 
 /// One declared field of one run.
 struct FieldLayout {
@@ -97,6 +106,39 @@ struct CacheLayout {
            2 * max_rollback * run.projected_width * static_cast<std::int64_t>(sizeof(float));
   }
 };
+
+namespace detail {
+
+/// Where one run of one layer is found among others, whatever the order of kinds in the program that wrote
+/// it.
+inline std::string run_name(std::size_t layer, const RunLayout& run) {
+  return text("layer.", layer, ".", run.kind, ".", run.members.empty() ? 0 : run.members.front());
+}
+
+/// What has to agree between two caches for the one to take what the other remembers, in words.
+inline std::string run_text(const RunLayout& run) {
+  std::string out = text(run.groups, " KV groups (");
+  for (std::size_t i = 0; i < run.members.size(); ++i) out += text(i > 0 ? " " : "", run.members[i]);
+  out += text("), ", run.projected_width, " inputs");
+  for (const FieldLayout& layout : run.fields) {
+    const CacheField& field = layout.field;
+    constexpr std::array<std::string_view, 3> kinds = {"rows", "ring", "state"};
+    out += text(", ", field.name, " ", kinds[static_cast<std::size_t>(field.kind)], " of ", layout.units,
+                " x ", field.slice.rows, " x ", field.slice.columns, " ", name_of(layout.dtype));
+    if (field.kind == FieldKind::ring) out += text(" with sink ", field.sink, " and window ", field.window);
+  }
+  return out;
+}
+
+/// Calls f(layer, run, RunLayout) for every run that has groups.
+template <class F>
+void for_each_cached_run(const CacheLayout& layout, F&& f) {
+  for (std::size_t layer = 0; layer < layout.layers.size(); ++layer)
+    for (std::size_t run = 0; run < layout.layers[layer].size(); ++run)
+      if (layout.layers[layer][run].groups > 0) f(layer, run, layout.layers[layer][run]);
+}
+
+}  // namespace detail
 
 /// Layout of a run of `groups` groups of kind K, with the mixer's run-time options.
 template <class K>

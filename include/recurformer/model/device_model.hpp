@@ -99,7 +99,7 @@ class Model<Spec, Device> {
   const ModelShape& shape() const { return shape_; }
   const CacheLayout& cache_layout() const { return layout_; }
   /// An empty cache for this model.
-  Cache make_cache(std::int64_t sequences = 1) const { return Cache(*device_, layout_, sequences); }
+  Cache make_cache(CacheOptions options = {}) const { return Cache(*device_, layout_, options); }
 
   /// New tokens of several sequences, those of parts[0] first, through the model; the cache advances. Logits
   /// (parts, vocabulary) of the last token of each part, valid until the next call; a part without tokens is
@@ -332,7 +332,7 @@ class Model<Spec, Device> {
         if constexpr (requires { Run::Kernel::target_field(t); }) {
           const std::size_t field = Run::Kernel::target_field(t);
           target.data = reinterpret_cast<T*>(cache.field(index, run_index, field));
-          target.stride = cache.block_bytes(index, run_index, field) / static_cast<std::int64_t>(sizeof(T));
+          target.stride = cache.block_stride(index, run_index, field) / static_cast<std::int64_t>(sizeof(T));
           target.page_row = shape.d_head;
         }
       }
@@ -353,7 +353,9 @@ class Model<Spec, Device> {
         .prepared = run.prepared.data(),
         .out = {call.u, shape_.layer.heads_width()}};
     for (std::size_t f = 0; f < run.mixer.cache_fields(shape).size(); ++f)
-      out.fields.push_back({cache.field(layer, index, f), cache.block_bytes(layer, index, f)});
+      out.fields.push_back(
+          {cache.field(layer, index, f), cache.block_stride(layer, index, f),
+           cache.layout().layers[layer][index].fields[f].ring_capacity(cache.max_rollback())});
     return out;
   }
 
