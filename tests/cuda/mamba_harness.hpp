@@ -205,13 +205,18 @@ class MambaHarness {
     return memory.result();
   }
 
+  /// All tokens by launch(arguments).
+  template <class Device, class Launch>
+  MambaResult run_with(Device& device, Launch launch) const {
+    Memory<Device> memory(device, *this);
+    const cuda::DeviceArray<SequenceRows, Device> rows(device, sequences);
+    launch(memory.arguments(rows.data(), true));
+    return memory.result();
+  }
   /// All tokens by one launch of decode.
   template <class Device>
   MambaResult decode_at_once(Device& device) const {
-    Memory<Device> memory(device, *this);
-    const cuda::DeviceArray<SequenceRows, Device> rows(device, sequences);
-    cuda::mamba::decode<Head>(device, memory.arguments(rows.data(), true));
-    return memory.result();
+    return run_with(device, [&](const auto& arguments) { cuda::mamba::decode<Head>(device, arguments); });
   }
 
   void check(const MambaResult& got, const MambaResult& expected) const {
