@@ -5,6 +5,7 @@
 
 #include "recurformer/cuda/sm90/attention_prefill.hpp"
 #include "support/attention_batch.hpp"
+#include "support/test_device.hpp"
 
 namespace {
 
@@ -13,26 +14,25 @@ using rf::test::AttentionShapes;
 using rf::test::DeviceBatch;
 using rf::test::packed;
 using rf::test::schedules;
+using rf::test::TestDevice;
 
 /// Short tiles of keys, so that short sequences go round the ring more than once.
-struct ShortTiles {
-  static constexpr int slabs = 1;
-  static constexpr int queries = 128;
+struct ShortTiles : rf::cuda::PrefillTuningSm90<128> {
   static constexpr int keys = 32;
   static constexpr int stages = 2;
 };
 
 /// Under so many schedules.
 template <class T, int D, class Tuning>
-void check_simulated(const AttentionShapes& shapes, std::size_t count) {
+void check_prefill(const AttentionShapes& shapes, std::size_t count) {
   const AttentionBatch<T> batch(shapes, D);
   static std::size_t next = 0;  // so that cases differ
   for (std::size_t i = 0; i < count; ++i) {
-    rf::Simulated device(schedules()[next++ % schedules().size()]);
-    const DeviceBatch<T, rf::Simulated, false> memory(device, batch, shapes);
+    TestDevice device(schedules()[next++ % schedules().size()]);
+    const DeviceBatch<T, TestDevice, false> memory(device, batch, shapes);
     const auto plan = rf::cuda::plan_prefill<Tuning>(
         shapes.sequences, static_cast<int>(shapes.group_index.size()), shapes.heads, shapes.mask);
-    const rf::cuda::DeviceArray<rf::cuda::AttentionItem, rf::Simulated> items(device, std::span(plan));
+    const rf::cuda::DeviceArray<rf::cuda::AttentionItem, TestDevice> items(device, std::span(plan));
     rf::cuda::attention_prefill_sm90<D, Tuning>(device, memory.parameters(),
                                                 std::span(items.data(), items.size()));
     memory.check();
@@ -50,35 +50,35 @@ TEST_CASE("attention prefill on Hopper: ragged batch, grouped heads, scattered g
                                .group_index = {2, 0},
                                .layer_groups = 3,
                                .mask = {}};
-  check_simulated<rf::bf16, 64, ShortTiles>(shapes, 4);
-  check_simulated<rf::fp16, 128, ShortTiles>(shapes, 4);
+  check_prefill<rf::bf16, 64, ShortTiles>(shapes, 4);
+  check_prefill<rf::fp16, 128, ShortTiles>(shapes, 4);
 }
 
 TEST_CASE("attention prefill on Hopper: the tiles that ship") {
   const AttentionShapes shapes{.sequences = packed({{130, 0}, {7, 270}}), .heads = 1, .mask = {}};
-  check_simulated<rf::bf16, 64, Shipped<64>>(shapes, 2);
-  check_simulated<rf::fp16, 64, Shipped<64>>(shapes, 1);
-  check_simulated<rf::bf16, 128, Shipped<128>>(shapes, 2);
-  check_simulated<rf::fp16, 128, Shipped<128>>(shapes, 1);
+  check_prefill<rf::bf16, 64, Shipped<64>>(shapes, 2);
+  check_prefill<rf::fp16, 64, Shipped<64>>(shapes, 1);
+  check_prefill<rf::bf16, 128, Shipped<128>>(shapes, 2);
+  check_prefill<rf::fp16, 128, Shipped<128>>(shapes, 1);
 }
 
 TEST_CASE("attention prefill on Hopper: several pages, seven heads to a group") {
   const AttentionShapes shapes{
       .sequences = packed({{13, 250}, {40, 230}, {2, 511}, {1, 512}}), .heads = 7, .mask = {}};
-  check_simulated<rf::bf16, 64, Shipped<64>>(shapes, 1);
+  check_prefill<rf::bf16, 64, Shipped<64>>(shapes, 1);
 }
 
 TEST_CASE("attention prefill on Hopper: huge and tiny activations, NaN in another sequence") {
   AttentionShapes shapes{.sequences = packed({{40, 10}, {20, 0}, {9, 31}}), .heads = 2, .mask = {}};
   shapes.scale = 30.0;
-  check_simulated<rf::bf16, 64, ShortTiles>(shapes, 1);
+  check_prefill<rf::bf16, 64, ShortTiles>(shapes, 1);
   shapes.scale = 1e-18;
   shapes.offset = 1e30;
-  check_simulated<rf::bf16, 64, ShortTiles>(shapes, 1);
+  check_prefill<rf::bf16, 64, ShortTiles>(shapes, 1);
   shapes.scale = 1.0;
   shapes.offset = 0.0;
   shapes.poisoned = 1;
-  check_simulated<rf::fp16, 64, ShortTiles>(shapes, 1);
+  check_prefill<rf::fp16, 64, ShortTiles>(shapes, 1);
 }
 
 TEST_CASE("attention prefill on Hopper: windows and sinks") {
@@ -89,10 +89,10 @@ TEST_CASE("attention prefill on Hopper: windows and sinks") {
         rf::AttentionMask{.sink = 4, .window = 1000}}) {
     const AttentionShapes shapes{
         .sequences = sequences, .heads = 2, .group_index = {0, 1}, .layer_groups = 2, .mask = mask};
-    check_simulated<rf::bf16, 64, ShortTiles>(shapes, 2);
+    check_prefill<rf::bf16, 64, ShortTiles>(shapes, 2);
   }
   const AttentionShapes far{
       .sequences = packed({{5, 600}, {140, 300}}), .heads = 1, .mask = {.sink = 130, .window = 150}};
-  check_simulated<rf::bf16, 64, Shipped<64>>(far, 1);
-  check_simulated<rf::bf16, 128, Shipped<128>>(far, 1);
+  check_prefill<rf::bf16, 64, Shipped<64>>(far, 1);
+  check_prefill<rf::bf16, 128, Shipped<128>>(far, 1);
 }
