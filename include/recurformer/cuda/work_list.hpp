@@ -9,9 +9,9 @@
 //   free          are paced: every run proceeds such that it would be through when the launch is, less its
 //                 longest item. A scan that is one long chain so starts at once, short ones are spread among
 //                 the attention tiles
-//   waits         come last: they fill the tail (after "No Bubbles", kernels mixed by tickets: POD-Attention,
-//   arXiv
-//                 2410.18038)
+//   waits         come last and fill the tail
+//
+// Mixing kinds on every multiprocessor is POD-Attention's idea (arXiv 2410.18038).
 //
 // Only the order depends on the costs, which are estimates; results do not.
 
