@@ -29,14 +29,15 @@ using rf::cuda::WorkList;
 using rf::cuda::WorkStage;
 using rf::test::TestDevice;
 
-constexpr int d_head = 16, threads = 128;
 /// So many blocks that sequences of some hundred tokens are worth cutting.
 constexpr int blocks = 64;
 
+template <int d_head, int threads>
 using AttentionKernel = rf::cuda::MixerKernel<rf::Attention<>>::Prefill<d_head, bf16, threads>;
+template <int d_head, int threads>
 using MambaKernel = rf::cuda::MixerKernel<rf::Mamba<>>::Prefill<d_head, bf16, threads>;
+template <int d_head, int threads>
 using Mamba2Kernel = rf::cuda::MixerKernel<rf::Mamba2<>>::Prefill<d_head, bf16, threads>;
-using Parameters = rf::cuda::WorkParameters<AttentionKernel::Work, MambaKernel::Work, Mamba2Kernel::Work>;
 
 /// What the planners of three runs, each with a batch of its own, share.
 struct Planning {
@@ -44,14 +45,14 @@ struct Planning {
 
   /// Plans a run of a mixer; fills in what does not depend on the layer.
   template <class Kernel, class M>
-  typename Kernel::Plan plan(int run, const std::vector<SequenceRows>& sequences, int groups, int queries) {
+  typename Kernel::Plan plan(int run, const std::vector<SequenceRows>& sequences, int groups,
+                             HeadShape shape) {
     rf::cuda::DeviceBatch batch{.sequences = sequences};
     for (const SequenceRows& s : sequences)
       batch.rows += s.rows, batch.longest = std::max(batch.longest, s.rows);
     rf::cuda::WorkPlanner<TestDevice> planner{batch, list, memory, uploads, device, blocks};
     list.begin_run(run);
-    const typename Kernel::Plan out = Kernel::plan(
-        planner, M{}, HeadShape{.d_model = 1, .d_head = d_head, .queries_per_group = queries}, groups);
+    const typename Kernel::Plan out = Kernel::plan(planner, M{}, shape, groups);
     shared_bytes = std::max(shared_bytes, (out.shared_bytes + 15) / 16 * 16);
     return out;
   }
@@ -63,7 +64,11 @@ struct Planning {
   int shared_bytes = 0;
 };
 
+template <int d_head, int threads>
 void check_mixed(TestDevice& device, bool reverse_free_items) {
+  using Attention = AttentionKernel<d_head, threads>;
+  using Scan = MambaKernel<d_head, threads>;
+  using Ssd = Mamba2Kernel<d_head, threads>;
   const rf::test::AttentionShapes shapes{.sequences = rf::test::packed({{90, 0}, {0, 3}, {1, 70}, {37, 64}}),
                                          .heads = 2,
                                          .group_index = {2, 0},
@@ -75,9 +80,10 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
   const rf::test::Mamba2Harness<rf::Mamba2<>, bf16, d_head> mamba2({.lengths = {19, 0, 1, 200}});
 
   Planning planning(device);
-  planning.plan<AttentionKernel, rf::Attention<>>(0, shapes.sequences, 2, 2);
-  const auto scan = planning.plan<MambaKernel, rf::Mamba<>>(1, mamba.sequences, 2, 2);
-  const auto ssd = planning.plan<Mamba2Kernel, rf::Mamba2<>>(2, mamba2.sequences(), 2, 2);
+  const HeadShape shape{.d_model = 1, .d_head = d_head, .queries_per_group = 2};
+  planning.plan<Attention, rf::Attention<>>(0, shapes.sequences, 2, shape);
+  const auto scan = planning.plan<Scan, rf::Mamba<>>(1, mamba.sequences, 2, shape);
+  const auto ssd = planning.plan<Ssd, rf::Mamba2<>>(2, mamba2.sequences(), 2, shape);
   REQUIRE(scan.cut.several);
   REQUIRE(ssd.cut.segments > 2);
   std::vector<WorkItem> items = planning.list.ordered(blocks);
@@ -92,7 +98,7 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
   const DeviceArray<unsigned, TestDevice> counters(device, std::span<const unsigned>(zeros));
   unsigned* const of_works = counters.data() + own;
 
-  Parameters parameters;
+  rf::cuda::WorkParameters<typename Attention::Work, typename Scan::Work, typename Ssd::Work> parameters;
   parameters.first.attention = attention_memory.parameters();
   rf::test::MambaResult scanned;
   const auto launch = [&](const rf::cuda::mamba::Arguments<bf16>& arguments) {
@@ -113,7 +119,7 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
             .ssd = {.call = call, .segments = {.plan = ssd.cut, .states = ssd.states, .decays = ssd.decays}},
             .arrived = of_works + ssd.arrived,
             .carried = of_works + ssd.carried,
-            .flag_at = Mamba2Kernel::Work::flag_at_of(ssd.cut.stages)};
+            .flag_at = Ssd::Work::flag_at_of(ssd.cut.stages)};
         scanned = mamba.run_with(device, launch);
       });
   attention_memory.check();
@@ -128,9 +134,14 @@ TEST_CASE("heads: three kinds in one launch, under every schedule") {
   for (const auto& schedule : rf::test::schedules()) {
     CAPTURE(schedule.seed);
     TestDevice device(schedule);
-    check_mixed(device, schedule.seed % 2 == 1);
+    check_mixed<16, 128>(device, schedule.seed % 2 == 1);
     if (rf::arch::simulator::sanitized) return;
   }
+}
+
+TEST_CASE("heads: wide ones, whose blocks have 256 threads") {
+  TestDevice device({.seed = 6});
+  check_mixed<128, 256>(device, true);
 }
 
 TEST_CASE("work list: what others wait for comes first, what waits last, and the rest is paced") {
