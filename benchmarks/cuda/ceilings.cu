@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cublas.hpp"
+#include "cublas.cuh"
 #include "harness.cuh"
 #include "random_array.cuh"
 #include "recurformer/arch/math.hpp"
@@ -61,14 +61,13 @@ double copy_rate() {
 }
 
 double product_rate() {
-  const Cublas cublas(gpu().stream());
-  if (!cublas.missing().empty()) return 0;
+  if (!cublas().missing().empty()) return 0;
   constexpr int size = 8192;
   constexpr std::int64_t elements = std::int64_t{size} * size;
   const auto x = random_array<bf16>(elements), w = random_array<bf16>(elements);
   const DeviceArray<bf16> y(gpu(), x.size());
   const double seconds =
-      median_seconds([&] { cublas.multiply(x.data(), w.data(), y.data(), size, size, size); });
+      median_seconds([&] { cublas().multiply(x.data(), w.data(), y.data(), size, size, size); });
   return 2.0 * size * size * size / seconds;
 }
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cublas.hpp"
+#include "cublas.cuh"
 #include "harness.cuh"
 #include "random_array.cuh"
 #include "recurformer/cuda/linear.hpp"
@@ -41,11 +41,10 @@ void linear(benchmark::State& state) {
   });
 }
 
-void cublas(benchmark::State& state) {
-  const Cublas library(gpu().stream());
+void linear_by_cublas(benchmark::State& state) {
   const Matrices m(state);
   measure(state, product_work(m.rows, m.out, m.in),
-          [&] { library.multiply(m.x.data(), m.w.data(), m.y.data(), m.rows, m.out, m.in); });
+          [&] { cublas().multiply(m.x.data(), m.w.data(), m.y.data(), m.rows, m.out, m.in); });
 }
 
 void mlp(benchmark::State& state) {
@@ -86,8 +85,8 @@ void add_sizes(benchmark::internal::Benchmark* b, const char* out, const char* i
 [[maybe_unused]] const bool registered = [] {
   add_sizes(add("linear", linear), "out", "in", 6144, 4096);  // projections of grouped queries
   add_sizes(add("linear", linear), "out", "in", 4096, 14336);
-  add_sizes(add("cublas/linear", cublas), "out", "in", 6144, 4096);
-  add_sizes(add("cublas/linear", cublas), "out", "in", 4096, 14336);
+  add_sizes(add("cublas/linear", linear_by_cublas), "out", "in", 6144, 4096);
+  add_sizes(add("cublas/linear", linear_by_cublas), "out", "in", 4096, 14336);
   add_sizes(add("mlp", mlp), "d_model", "d_ff", 4096, 14336);
   return true;
 }();

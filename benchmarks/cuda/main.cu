@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "commit.hpp"
-#include "cublas.hpp"
+#include "cublas.cuh"
 #include "harness.cuh"
 
 namespace {
@@ -38,7 +38,7 @@ void describe_run() {
   benchmark::AddCustomContext("ceiling_copy_GB/s", text(most.bytes * 1e-9));
   benchmark::AddCustomContext("ceiling_bf16_product_TFLOP/s", text(most.operations * 1e-12));
   benchmark::AddCustomContext("ceiling_exponentials_G/s", text(most.exponentials * 1e-9));
-  const std::string missing = rf::benchmarks::Cublas(device.stream()).missing();
+  const std::string& missing = rf::benchmarks::cublas().missing();
   if (missing.empty()) return;
   benchmark::AddCustomContext("missing", "cuBLAS: " + missing);
   std::fprintf(stderr, "cuBLAS is missing (%s): no ceiling for matrix products, no share of it\n",

@@ -1,15 +1,14 @@
-#ifndef RECURFORMER_BENCHMARKS_CUDA_CUBLAS_HPP
-#define RECURFORMER_BENCHMARKS_CUDA_CUBLAS_HPP
+#ifndef RECURFORMER_BENCHMARKS_CUDA_CUBLAS_CUH
+#define RECURFORMER_BENCHMARKS_CUDA_CUBLAS_CUH
 
 // NVIDIA's matrix product, to compare with. The library is looked for when the program runs, so that the
 // program needs neither it nor a copy of it in order to start.
 
-#include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
 #include <string>
 
-#include "recurformer/core/error.hpp"
+#include "harness.cuh"
 
 #if __has_include(<cublas_v2.h>)
 #include <cublas_v2.h>
@@ -18,7 +17,8 @@
 
 namespace rf::benchmarks {
 
-/// cuBLAS on a stream, or the reason why there is none.
+/// cuBLAS on a stream, or the reason why there is none. It is never given back: it lives as long as the
+/// program.
 class Cublas {
  public:
   explicit Cublas(cudaStream_t stream) {
@@ -32,8 +32,7 @@ class Cublas {
     const auto create = function<cublasStatus_t(cublasHandle_t*)>("cublasCreate_v2");
     const auto set_stream = function<cublasStatus_t(cublasHandle_t, cudaStream_t)>("cublasSetStream_v2");
     gemm_ = function<Gemm>("cublasGemmEx");
-    destroy_ = function<cublasStatus_t(cublasHandle_t)>("cublasDestroy_v2");
-    if (!create || !set_stream || !gemm_ || !destroy_)
+    if (!create || !set_stream || !gemm_)
       missing_ = text(name, " lacks the functions of cuBLAS");
     else if (create(&handle_) != CUBLAS_STATUS_SUCCESS ||
              set_stream(handle_, stream) != CUBLAS_STATUS_SUCCESS)
@@ -45,12 +44,6 @@ class Cublas {
   }
   Cublas(const Cublas&) = delete;
   Cublas& operator=(const Cublas&) = delete;
-  ~Cublas() {
-#if defined(RECURFORMER_BENCHMARKS_CUBLAS)
-    if (handle_) destroy_(handle_);
-#endif
-    if (library_) dlclose(library_);
-  }
 
   /// Empty if multiply() can be called.
   const std::string& missing() const { return missing_; }
@@ -85,10 +78,15 @@ class Cublas {
 
   cublasHandle_t handle_ = nullptr;
   Gemm* gemm_ = nullptr;
-  cublasStatus_t (*destroy_)(cublasHandle_t) = nullptr;
 #endif
 };
 
+/// That of all benchmarks.
+inline const Cublas& cublas() {
+  static const Cublas library(gpu().stream());
+  return library;
+}
+
 }  // namespace rf::benchmarks
 
-#endif  // RECURFORMER_BENCHMARKS_CUDA_CUBLAS_HPP
+#endif  // RECURFORMER_BENCHMARKS_CUDA_CUBLAS_CUH
