@@ -43,6 +43,16 @@ struct DecodeLayerSteps {
   Project<T> project = {};    ///< where projected columns go
   SwiGlu<T> swiglu = {};      ///< where gate_up's go
   Residual<T> residual = {};  ///< x and the sums of its squares
+
+  /// For two launches with the heads, or some of them, between.
+  DecodeLayerSteps before_heads() const {
+    return {.projection = projection, .norm = norm, .project = project};
+  }
+  DecodeLayerSteps after_heads() const {
+    DecodeLayerSteps out = *this;
+    out.projection = {};
+    return out;
+  }
 };
 
 namespace detail {

@@ -105,6 +105,23 @@ class ProjectionLayout {
               sources_[u].row[half] + i;
     return out;
   }
+  /// Where the column of every row of the weights goes.
+  struct Destination {
+    int target;
+    int column;
+    bool rotated;
+  };
+  std::vector<Destination> destinations() const {
+    std::vector<Destination> out;
+    for (std::size_t u = 0; u < units_.size(); ++u)
+      for (int half = 0; half < 2; ++half)
+        for (int i = 0; i < units_[u].count[half]; ++i) {
+          const auto row = static_cast<std::size_t>(sources_[u].row[half] + i);
+          if (row >= out.size()) out.resize(row + 1);
+          out[row] = {units_[u].target, units_[u].column[half] + i, units_[u].first_pair >= 0};
+        }
+    return out;
+  }
   /// The biases of the product's columns, given those of the weights' rows.
   std::vector<float> arranged_bias(std::span<const float> bias) const {
     std::vector<float> out;

@@ -50,6 +50,23 @@ struct PlanAlone<Planner> {
 
 }  // namespace detail
 
+/// The tokens of a launch: of runs with states, which rollback cuts and replays (model/device_rollback.hpp),
+/// and of all others. Null: these runs are not in the launch.
+struct HeadBatches {
+  const cuda::DeviceBatch* recurrent = nullptr;
+  const cuda::DeviceBatch* others = nullptr;
+
+  const cuda::DeviceBatch& any() const { return recurrent ? *recurrent : *others; }
+  /// That of a run; null also for one without groups.
+  template <class Run>
+  const cuda::DeviceBatch* of(const Run& run, const HeadShape& shape) const {
+    if (run.groups == 0) return nullptr;
+    for (const CacheField& field : run.mixer.cache_fields(shape))
+      if (field.kind == FieldKind::state) return recurrent;
+    return others;
+  }
+};
+
 /// The heads of layers with a set of kinds, of width D and element type T.
 template <class Set, int D, class T, HeadsMode Mode>
 class DeviceHeads;
@@ -84,16 +101,16 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
 
   /// The index among `plans` of the one for a layer; makes it if there is none.
   template <class Device, class Layer>
-  static std::size_t plan(std::vector<Plan>& plans, Device& device, const cuda::DeviceBatch& batch,
+  static std::size_t plan(std::vector<Plan>& plans, Device& device, const HeadBatches& batches,
                           cuda::CallMemory<Device>& memory, cuda::UploadMemory<Device>& uploads,
                           const HeadShape& shape, const Layer& layer) {
     const std::vector<std::int64_t> key = key_of(layer);
     for (std::size_t i = 0; i < plans.size(); ++i)
       if (plans[i].key == key) return i;
     cuda::WorkList list;
-    cuda::WorkPlanner<Device> planner{batch,   list,   memory,
-                                      uploads, device, device.multiprocessors() * blocks_per_multiprocessor};
-    plans.push_back(make_plan(planner, shape, layer));
+    const int blocks = device.multiprocessors() * blocks_per_multiprocessor;
+    const cuda::WorkPlanner<Device> planner{batches.any(), list, memory, uploads, device, blocks};
+    plans.push_back(make_plan(planner, batches, shape, layer));
     plans.back().key = key;
     return plans.size() - 1;
   }
@@ -101,14 +118,15 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
   /// What a launch for a layer gets. describe(index, run) is the DeviceRun<T> of a run; `counters` are the
   /// launch's.
   template <class Device, class Layer, class Describe>
-  static Parameters bind(const Plan& plan, const cuda::DeviceBatch& batch,
-                         cuda::UploadMemory<Device>& uploads, unsigned* counters, const Layer& layer,
+  static Parameters bind(const Plan& plan, const HeadBatches& batches, cuda::UploadMemory<Device>& uploads,
+                         unsigned* counters, const HeadShape& shape, const Layer& layer,
                          Describe&& describe) {
     Parameters out;
-    cuda::WorkBinder<Device> binder{batch, uploads, counters + own_counters};
     layer.for_each_run([&](auto index, const auto& run) {
       using P = PlannerAt<index>;
-      if (run.groups == 0) return;
+      const cuda::DeviceBatch* batch = batches.of(run, shape);
+      if (!batch) return;
+      cuda::WorkBinder<Device> binder{*batch, uploads, counters + own_counters};
       parameters_of<index>(out) =
           P::bind(binder, run.mixer, describe(index, run), std::get<index>(plan.runs));
     });
@@ -129,37 +147,50 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
   template <std::size_t Index>
   using PlannerAt = std::tuple_element_t<Index, std::tuple<Planner<K>...>>;
 
+  /// The same for a run with a batch of its own.
+  template <class Device>
+  static cuda::WorkPlanner<Device> with_batch(const cuda::WorkPlanner<Device>& planner,
+                                              const cuda::DeviceBatch& batch) {
+    return {batch, planner.list, planner.memory, planner.uploads, planner.device, planner.blocks};
+  }
+
   template <class Device, class Layer>
-  static Plan make_plan(cuda::WorkPlanner<Device>& planner, const HeadShape& shape, const Layer& layer) {
+  static Plan make_plan(const cuda::WorkPlanner<Device>& planner, const HeadBatches& batches,
+                        const HeadShape& shape, const Layer& layer) {
     Plan plan;
     for (const bool fills_gaps : {false, true})
       layer.for_each_run([&](auto index, const auto& run) {
         using P = PlannerAt<index>;
-        if (run.groups == 0 || P::fills_gaps != fills_gaps) return;
+        const cuda::DeviceBatch* batch = batches.of(run, shape);
+        if (!batch || P::fills_gaps != fills_gaps) return;
         planner.list.begin_run(static_cast<int>(index));
-        std::get<index>(plan.runs) = P::plan(planner, run.mixer, shape, run.groups);
+        auto own = with_batch(planner, *batch);
+        std::get<index>(plan.runs) = P::plan(own, run.mixer, shape, run.groups);
         plan.list.shared_bytes = std::max(plan.list.shared_bytes, std::get<index>(plan.runs).shared_bytes);
       });
     plan.list.items = planner.uploads.add(planner.list.ordered(planner.blocks));
     plan.list.count = planner.list.size();
     plan.list.shared_bytes = (plan.list.shared_bytes + 15) / 16 * 16;
     plan.counters = planner.list.counters();
-    plan_alone(planner, shape, layer, plan);
+    plan_alone(planner, batches, shape, layer, plan);
     return plan;
   }
 
   /// Plans the launch of its own that the layer's only run may have.
   template <class Device, class Layer>
-  static void plan_alone(cuda::WorkPlanner<Device>& planner, const HeadShape& shape, const Layer& layer,
-                         Plan& plan) {
+  static void plan_alone(const cuda::WorkPlanner<Device>& planner, const HeadBatches& batches,
+                         const HeadShape& shape, const Layer& layer, Plan& plan) {
     int runs = 0;
     layer.for_each_run([&](auto, const auto& run) { runs += run.groups > 0; });
     if (runs != 1) return;
     layer.for_each_run([&](auto index, const auto& run) {
       using P = PlannerAt<index>;
-      if constexpr (detail::PlanAlone<P>::exists)
-        if (run.groups > 0 && P::computes_alone(planner.device))
-          std::get<index>(plan.alone) = {true, P::plan_alone(planner, run.mixer, shape, run.groups)};
+      if constexpr (detail::PlanAlone<P>::exists) {
+        const cuda::DeviceBatch* batch = batches.of(run, shape);
+        if (!batch || !P::computes_alone(planner.device)) return;
+        auto own = with_batch(planner, *batch);
+        std::get<index>(plan.alone) = {true, P::plan_alone(own, run.mixer, shape, run.groups)};
+      }
     });
   }
 

@@ -27,48 +27,14 @@
 #include "recurformer/cuda/mamba2_mixer.hpp"
 #include "recurformer/cuda/mamba_mixer.hpp"
 #include "recurformer/cuda/mlp.hpp"
-#include "recurformer/math/rope_table.hpp"
 #include "recurformer/model/backend.hpp"
 #include "recurformer/model/device_cache.hpp"
 #include "recurformer/model/device_heads.hpp"
+#include "recurformer/model/device_rollback.hpp"
 #include "recurformer/model/device_weights.hpp"
+#include "recurformer/model/kernel_device.hpp"
 
 namespace rf {
-
-/// What kernels are launched on.
-template <class D>
-concept KernelDevice = requires(D& device, void* memory, const void* source, std::size_t bytes) {
-  { device.multiprocessors() } -> std::convertible_to<int>;
-  { device.allocate(bytes) } -> std::same_as<void*>;
-  device.copy_to_device(memory, source, bytes);
-  device.copy_to_host(memory, source, bytes);
-  device.copy_on_device(memory, source, bytes);
-  device.synchronize();
-};
-
-/// The cosines and sines of RopeTable on a device.
-template <class Device>
-class DeviceRopeTable {
- public:
-  DeviceRopeTable(Device& device, int d_head, double base)
-      : device_(&device), host_(d_head, base), table_(device, 0) {}
-
-  /// Makes positions [0, positions) available.
-  void reserve(std::int64_t positions) {
-    if (positions <= host_.positions()) return;
-    host_.reserve(positions);
-    const auto size = static_cast<std::size_t>(host_.positions() * host_.d_head());
-    table_ = cuda::DeviceArray<float, Device>(*device_, std::span<const float>(host_.cosines(0), size));
-  }
-  cuda::RotaryTable view() const {
-    return {.cosines = table_.data(), .sines = table_.data() + host_.d_head() / 2, .stride = host_.d_head()};
-  }
-
- private:
-  Device* device_;
-  RopeTable host_;
-  cuda::DeviceArray<float, Device> table_;  // a position's cosines, then its sines
-};
 
 /// Inference of a model on a device. For one thread; several models may share a device.
 template <ModelSpec Spec, KernelDevice Device>
@@ -99,7 +65,11 @@ class Model<Spec, Device> {
   const ModelShape& shape() const { return shape_; }
   const CacheLayout& cache_layout() const { return layout_; }
   /// An empty cache for this model.
-  Cache make_cache(CacheOptions options = {}) const { return Cache(*device_, layout_, options); }
+  Cache make_cache(CacheOptions options = {}) const {
+    std::vector<std::vector<RecordedRow>> recorded;
+    if (options.max_rollback > 0) recorded = recorded_rows();
+    return Cache(*device_, layout_, options, std::move(recorded));
+  }
 
   /// New tokens of several sequences, those of parts[0] first, through the model; the cache advances. Logits
   /// (parts, vocabulary) of the last token of each part, valid until the next call; a part without tokens is
@@ -129,9 +99,30 @@ class Model<Spec, Device> {
   }
 
  private:
+  /// What a rollback needs to know of every token, per layer and run.
+  std::vector<std::vector<RecordedRow>> recorded_rows() const {
+    std::vector<std::vector<RecordedRow>> out;
+    for (const auto& layer : weights_.layers) {
+      auto& of_layer = out.emplace_back();
+      layer.for_each_run([&](auto, const auto& run) {
+        of_layer.push_back(detail::recorded_row<T>(run, shape_.layer.head_shape()));
+      });
+    }
+    return out;
+  }
+
+  /// A launch of recurrent heads per layer.
+  struct Stage {
+    detail::RecurrentStage tokens;
+    cuda::DeviceBatch batch;
+  };
+
   /// What all layers of a call share.
   struct Call {
+    std::vector<SequenceRows> sequences;
+    std::vector<int> slots;
     cuda::DeviceBatch batch;
+    std::vector<Stage> stages;  // the other heads are launched with the first
     int rows = 0;
     T* x = nullptr;      // (rows, d_model)
     T* u = nullptr;      // (rows, heads · d_head)
@@ -147,34 +138,30 @@ class Model<Spec, Device> {
     if (parts.empty()) return {};
     memory_.reset();
     uploads_.reset();
-    std::vector<SequenceRows> sequences;
-    std::vector<int> slots;
-    const Call call = begin(tokens, parts, cache, sequences, slots);
-    detail::with_device_width(Widths{}, shape_.layer.d_head, [&](auto d_head) {
-      if (call.batch.longest <= cuda::most_decode_rows)
-        run_layers<DeviceHeads<Kinds, decltype(d_head)::value, T, HeadsMode::decode>>(call, cache);
-      else
-        run_layers<DeviceHeads<Kinds, decltype(d_head)::value, T, HeadsMode::prefill>>(call, cache);
-    });
+    const Call call = begin(tokens, parts, cache);
+    replay(call, cache);
+    with_heads(call.batch.longest, [&]<class Heads>(Heads) { run_layers<Heads>(call, cache); });
     for (const SequenceTokens& part : parts) cache.advance(part.sequence, part.rows);
+    for (const Stage& stage : call.stages)
+      for (const auto& [sequence, position] : stage.tokens.reached)
+        cache.advance_checkpoint(sequence, position);
     return finish(call, wants_logits);
   }
 
-  Call begin(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache,
-             std::vector<SequenceRows>& sequences, std::vector<int>& slots) {
+  Call begin(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache) {
+    Call call;
     std::vector<int> last_rows;
-    std::int64_t rows = 0, furthest = 0, longest = 0;
+    std::int64_t rows = 0, furthest = 0;
     for (const SequenceTokens& part : parts) {
       check(part.rows > 0, "sequence ", part.sequence, " gets no token in this call");
-      for (const int slot : slots)
+      for (const int slot : call.slots)
         check(slot != part.sequence, "sequence ", part.sequence, " appears twice in one call");
       const std::int64_t position = cache.length(part.sequence);
-      sequences.push_back({.first_row = rows, .rows = part.rows, .position = position});
-      slots.push_back(static_cast<int>(part.sequence));
+      call.sequences.push_back({.first_row = rows, .rows = part.rows, .position = position});
+      call.slots.push_back(static_cast<int>(part.sequence));
       rows += part.rows;
       last_rows.push_back(static_cast<int>(rows) - 1);
       furthest = std::max(furthest, position + part.rows);
-      longest = std::max(longest, part.rows);
     }
     check(rows == static_cast<std::int64_t>(tokens.size()), "the parts of this call have ", rows,
           " tokens, but ", tokens.size(), " were given");
@@ -184,29 +171,15 @@ class Model<Spec, Device> {
     for (const SequenceTokens& part : parts) cache.reserve(part.sequence, part.rows);
     rope_.reserve(furthest);
 
-    std::size_t most_pages = 1;
-    for (const int slot : slots) most_pages = std::max(most_pages, cache.pages(slot).size());
-    std::vector<int> pages(slots.size() * most_pages, 0);
-    for (std::size_t i = 0; i < slots.size(); ++i)
-      std::copy(cache.pages(slots[i]).begin(), cache.pages(slots[i]).end(),
-                pages.begin() + static_cast<std::ptrdiff_t>(i * most_pages));
-
     const LayerShape& shape = shape_.layer;
     const auto count = static_cast<std::size_t>(rows);
-    Call call{.batch = {.sequences = sequences,
-                        .device_sequences = uploads_.add(sequences),
-                        .rows = rows,
-                        .longest = longest,
-                        .slots = slots,
-                        .device_slots = uploads_.add(slots),
-                        .pages = uploads_.add(pages),
-                        .pages_per_sequence = static_cast<int>(most_pages),
-                        .rope = rope_.view()},
-              .rows = static_cast<int>(rows),
-              .x = memory_.template take<T>(count * static_cast<std::size_t>(shape.d_model)),
-              .u = memory_.template take<T>(count * static_cast<std::size_t>(shape.heads_width())),
-              .h = memory_.template take<T>(count * static_cast<std::size_t>(shape.d_ff)),
-              .sums = {nullptr, cuda::row_parts(static_cast<int>(rows), shape.d_model)}};
+    call.batch = make_batch(call.sequences, call.slots, cache);
+    call.stages = make_stages(call, cache);
+    call.rows = static_cast<int>(rows);
+    call.x = memory_.template take<T>(count * static_cast<std::size_t>(shape.d_model));
+    call.u = memory_.template take<T>(count * static_cast<std::size_t>(shape.heads_width()));
+    call.h = memory_.template take<T>(count * static_cast<std::size_t>(shape.d_ff));
+    call.sums.parts = cuda::row_parts(call.rows, shape.d_model);
     call.sums.data = memory_.template take<float>(count * static_cast<std::size_t>(call.sums.parts));
     call.places = memory_.template take<cuda::RowPlace>(count);
     call.tokens = uploads_.add(tokens);
@@ -214,39 +187,147 @@ class Model<Spec, Device> {
     return call;
   }
 
-  /// One layer of a call.
+  cuda::DeviceBatch make_batch(std::span<const SequenceRows> sequences, std::span<const int> slots,
+                               const Cache& cache) {
+    cuda::DeviceBatch batch{.sequences = sequences,
+                            .device_sequences = uploads_.add(sequences),
+                            .slots = slots,
+                            .device_slots = uploads_.add(slots),
+                            .rope = rope_.view()};
+    std::size_t most_pages = 1;
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      batch.rows += sequences[i].rows;
+      batch.longest = std::max(batch.longest, sequences[i].rows);
+      most_pages = std::max(most_pages, cache.pages(slots[i]).size());
+    }
+    std::vector<int> pages(slots.size() * most_pages, 0);
+    for (std::size_t i = 0; i < slots.size(); ++i)
+      std::copy(cache.pages(slots[i]).begin(), cache.pages(slots[i]).end(),
+                pages.begin() + static_cast<std::ptrdiff_t>(i * most_pages));
+    batch.pages = uploads_.add(pages);
+    batch.pages_per_sequence = static_cast<int>(most_pages);
+    return batch;
+  }
+
+  /// One stage of all tokens, unless the cache can be rolled back and a multiple lies between them.
+  std::vector<Stage> make_stages(const Call& call, const Cache& cache) {
+    std::vector<Stage> out;
+    if (cache.max_rollback() > 0)
+      for (auto& tokens : detail::recurrent_stages(call.sequences, call.slots, cache.max_rollback()))
+        out.push_back({.tokens = std::move(tokens), .batch = {}});
+    if (out.size() <= 1) {
+      out.resize(1);
+      out[0].batch = call.batch;
+    } else {
+      for (Stage& stage : out) stage.batch = make_batch(stage.tokens.sequences, stage.tokens.slots, cache);
+    }
+    return out;
+  }
+
+  /// Calls f(DeviceHeads of the model's width, for calls with at most `longest` tokens per sequence).
+  template <class F>
+  void with_heads(std::int64_t longest, F&& f) const {
+    detail::with_device_width(Widths{}, shape_.layer.d_head, [&](auto d_head) {
+      if (longest <= cuda::most_decode_rows)
+        f(DeviceHeads<Kinds, decltype(d_head)::value, T, HeadsMode::decode>{});
+      else
+        f(DeviceHeads<Kinds, decltype(d_head)::value, T, HeadsMode::prefill>{});
+    });
+  }
+
+  /// A launch of heads per layer: which tokens, and what the launches get.
   template <class Heads>
-  struct LayerCall {
-    const cuda::ProjectionTarget<T>* targets = nullptr;
-    typename Heads::Parameters heads;
+  struct HeadsCall {
+    HeadBatches batches;
+    std::vector<typename Heads::Plan> plans;
+    std::vector<std::size_t> plan_of;                    // per layer
+    std::vector<typename Heads::Parameters> parameters;  // per layer
+
+    const typename Heads::Plan& plan(std::size_t layer) const { return plans[plan_of[layer]]; }
   };
+
+  /// What the launches of all layers get.
+  template <class Heads>
+  struct LayerCalls {
+    std::vector<HeadsCall<Heads>> heads;                         // one after the other in every layer
+    std::vector<const cuda::ProjectionTarget<T>*> targets = {};  // per layer
+    std::vector<cuda::RowCopies> recorded = {};  // per layer; none for a cache that cannot be rolled back
+  };
+
+  /// Plans all layers and makes what their launches get; `heads` names the batches. Projections have `rows`
+  /// rows, heads write to `out`. Rows of `batch` are recorded, or taken from where they were.
+  template <class Heads>
+  LayerCalls<Heads> prepare(std::vector<HeadsCall<Heads>> heads, const cuda::DeviceBatch& batch, T* out,
+                            detail::RecordedDirection direction, Cache& cache) {
+    const HeadShape shape = shape_.layer.head_shape();
+    int counters = static_cast<int>(cuda::mlp_counters(static_cast<int>(batch.rows)));
+    for (HeadsCall<Heads>& one : heads)
+      for (const auto& layer : weights_.layers) {
+        one.plan_of.push_back(Heads::plan(one.plans, *device_, one.batches, memory_, uploads_, shape, layer));
+        counters = std::max(counters, Heads::own_counters + one.plans[one.plan_of.back()].counters);
+      }
+    reserve_counters(counters);
+    LayerCalls<Heads> calls;
+    calls.heads = std::move(heads);
+    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+      layer_memory_.rewind();
+      const std::vector<cuda::ProjectionTarget<T>> targets = make_targets(i, batch.rows, cache);
+      calls.targets.push_back(uploads_.add(targets));
+      for (HeadsCall<Heads>& one : calls.heads)
+        one.parameters.push_back(Heads::bind(one.plan(i), one.batches, uploads_, counters_.data(), shape,
+                                             weights_.layers[i], [&](std::size_t index, const auto& run) {
+                                               return describe_run(i, index, run, out, cache, targets);
+                                             }));
+      if (cache.max_rollback() > 0)
+        calls.recorded.push_back(make_copies(direction, i, batch, targets, cache));
+    }
+    uploads_.send();
+    return calls;
+  }
 
   /// Plans all layers, then launches them.
   template <class Heads>
   void run_layers(const Call& call, Cache& cache) {
-    const HeadShape shape = shape_.layer.head_shape();
-    std::vector<typename Heads::Plan> plans;
-    std::vector<std::size_t> plan_of;
-    int counters = static_cast<int>(cuda::mlp_counters(call.rows));
-    for (const auto& layer : weights_.layers) {
-      plan_of.push_back(Heads::plan(plans, *device_, call.batch, memory_, uploads_, shape, layer));
-      counters = std::max(counters, Heads::own_counters + plans[plan_of.back()].counters);
+    std::vector<HeadsCall<Heads>> heads;
+    for (const Stage& stage : call.stages) {
+      const bool is_first = heads.empty();
+      heads.emplace_back().batches = {.recurrent = &stage.batch, .others = is_first ? &call.batch : nullptr};
     }
-    reserve_counters(counters);
-    std::vector<LayerCall<Heads>> layers;
-    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
-      layer_memory_.rewind();
-      const std::vector<cuda::ProjectionTarget<T>> targets = make_targets(i, call, cache);
-      layers.push_back({uploads_.add(targets),
-                        Heads::bind(plans[plan_of[i]], call.batch, uploads_, counters_.data(),
-                                    weights_.layers[i], [&]<class Run>(std::size_t index, const Run& run) {
-                                      return describe_run(i, index, run, call, cache, targets);
-                                    })});
-    }
-    uploads_.send();
+    const LayerCalls<Heads> calls =
+        prepare(std::move(heads), call.batch, call.u, detail::RecordedDirection::to_cache, cache);
     embed(call);
-    for (std::size_t i = 0; i < weights_.layers.size(); ++i)
-      run_layer(weights_.layers[i], call, plans[plan_of[i]], layers[i]);
+    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+      run_layer(i, call, calls, cache);
+      if (!calls.recorded.empty()) cuda::copy_rows(*device_, calls.recorded[i]);
+    }
+  }
+
+  /// Brings the states of the call's sequences to where rollbacks have left the sequences.
+  void replay(const Call& call, Cache& cache) {
+    std::vector<SequenceRows> sequences;
+    std::vector<int> slots;
+    std::int64_t rows = 0;
+    for (const int slot : call.slots) {
+      const std::int64_t from = cache.position(slot).replay_from, count = cache.length(slot) - from;
+      cache.finish_replay(slot);
+      if (from < 0 || count == 0) continue;
+      sequences.push_back({.first_row = rows, .rows = count, .position = from});
+      slots.push_back(slot);
+      rows += count;
+    }
+    if (sequences.empty()) return;
+    const cuda::DeviceBatch batch = make_batch(sequences, slots, cache);
+    T* ignored = memory_.template take<T>(static_cast<std::size_t>(rows * shape_.layer.heads_width()));
+    with_heads(batch.longest, [&]<class Heads>(Heads) {
+      std::vector<HeadsCall<Heads>> heads(1);
+      heads[0].batches.recurrent = &batch;
+      const LayerCalls<Heads> calls =
+          prepare(std::move(heads), batch, ignored, detail::RecordedDirection::from_cache, cache);
+      for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+        cuda::copy_rows(*device_, calls.recorded[i]);
+        launch_heads(calls.heads[0], i);
+      }
+    });
   }
 
   void embed(const Call& call) {
@@ -259,25 +340,16 @@ class Model<Spec, Device> {
                               .width = shape_.layer.d_model});
   }
 
-  template <class Layer, class Heads>
-  void run_layer(const Layer& layer, const Call& call, const typename Heads::Plan& plan,
-                 const LayerCall<Heads>& arguments) {
-    cuda::DecodeLayerSteps<T> steps = linear_steps(layer, call, arguments.targets);
-    unsigned* const counters = counters_.data();
-    constexpr int least_rows = cuda::most_decode_layer_rows + 1;  // of what follows the return
-    if constexpr (Heads::mode == HeadsMode::decode) {
-      constexpr int blocks = Heads::blocks_per_multiprocessor;
-      if (call.rows <= cuda::most_decode_layer_rows)
-        return cuda::decode_layer<blocks>(*device_, steps, plan.list, arguments.heads, counters,
-                                          plan.counters);
-      cuda::launch_linear<least_rows>(*device_, steps.projection, steps.norm, steps.project);
-      cuda::decode_layer<blocks>(*device_, cuda::DecodeLayerSteps<T>{}, plan.list, arguments.heads, counters,
-                                 plan.counters);
-    } else {
-      cuda::launch_linear<least_rows>(*device_, steps.projection, steps.norm, steps.project);
-      if (!Heads::launch_alone(*device_, plan, arguments.heads))
-        cuda::launch_heads<Heads::threads>(*device_, plan.list, arguments.heads, counters, plan.counters);
-    }
+  template <class Heads>
+  void run_layer(std::size_t index, const Call& call, const LayerCalls<Heads>& calls, Cache& cache) {
+    const auto& layer = weights_.layers[index];
+    cuda::DecodeLayerSteps<T> steps = linear_steps(layer, call, calls.targets[index]);
+    if constexpr (Heads::mode == HeadsMode::decode)
+      if (call.rows <= cuda::most_decode_layer_rows) return run_few_rows(index, call, calls, steps, cache);
+    constexpr int least_rows = cuda::most_decode_layer_rows + 1;
+    cuda::launch_linear<least_rows>(*device_, steps.projection, steps.norm, steps.project);
+    launch_heads(calls.heads[0], index);
+    continue_heads(index, call, calls, cache);
     cuda::launch_linear<least_rows>(*device_, steps.output, cuda::NoNorm{}, steps.residual);
     cuda::mlp<T, least_rows>(*device_, {.x = steps.residual.x,
                                         .rows = call.rows,
@@ -288,7 +360,46 @@ class Model<Spec, Device> {
                                         .norm = steps.norm,
                                         .new_sums = call.sums,
                                         .workspace = call.h,
-                                        .counters = {counters}});
+                                        .counters = {counters_.data()}});
+  }
+
+  /// A layer of a decode in one launch, or in one per stage and a last one.
+  template <class Heads>
+  void run_few_rows(std::size_t index, const Call& call, const LayerCalls<Heads>& calls,
+                    const cuda::DecodeLayerSteps<T>& steps, Cache& cache) {
+    constexpr int blocks = Heads::blocks_per_multiprocessor;
+    const HeadsCall<Heads>& first = calls.heads[0];
+    const typename Heads::Plan& plan = first.plan(index);
+    const bool at_once = calls.heads.size() == 1;
+    cuda::decode_layer<blocks>(*device_, at_once ? steps : steps.before_heads(), plan.list,
+                               first.parameters[index], counters_.data(), plan.counters);
+    continue_heads(index, call, calls, cache);
+    if (!at_once)
+      cuda::decode_layer<blocks>(*device_, steps.after_heads(), {}, typename Heads::Parameters{},
+                                 counters_.data(), 0);
+  }
+
+  /// The heads of a layer as a launch of their own.
+  template <class Heads>
+  void launch_heads(const HeadsCall<Heads>& call, std::size_t layer) {
+    const typename Heads::Plan& plan = call.plan(layer);
+    const auto& parameters = call.parameters[layer];
+    unsigned* const counters = counters_.data();
+    if constexpr (Heads::mode == HeadsMode::decode)
+      cuda::decode_layer<Heads::blocks_per_multiprocessor>(*device_, cuda::DecodeLayerSteps<T>{}, plan.list,
+                                                           parameters, counters, plan.counters);
+    else if (!Heads::launch_alone(*device_, plan, parameters))
+      cuda::launch_heads<Heads::threads>(*device_, plan.list, parameters, counters, plan.counters);
+  }
+
+  /// The stages of a layer after the first, and the checkpoints that each reaches.
+  template <class Heads>
+  void continue_heads(std::size_t layer, const Call& call, const LayerCalls<Heads>& calls, Cache& cache) {
+    for (std::size_t stage = 0; stage < calls.heads.size(); ++stage) {
+      if (stage > 0) launch_heads(calls.heads[stage], layer);
+      for (const auto& [sequence, position] : call.stages[stage].tokens.reached)
+        cache.keep_checkpoint(sequence, layer, position);
+    }
   }
 
   /// The matrix products of a layer.
@@ -317,7 +428,8 @@ class Model<Spec, Device> {
   }
 
   /// Where the projected columns of every run go: matrices of this call, or pools of pages.
-  std::vector<cuda::ProjectionTarget<T>> make_targets(std::size_t index, const Call& call, Cache& cache) {
+  std::vector<cuda::ProjectionTarget<T>> make_targets(std::size_t index, std::int64_t rows,
+                                                      const Cache& cache) {
     const HeadShape shape = shape_.layer.head_shape();
     std::vector<cuda::ProjectionTarget<T>> out(static_cast<std::size_t>(weights_.layers[index].target_count));
     weights_.layers[index].for_each_run([&]<class Run>(std::size_t run_index, const Run& run) {
@@ -326,7 +438,7 @@ class Model<Spec, Device> {
         auto& target = out[static_cast<std::size_t>(run.first_target + t)];
         target.stride = Run::Kernel::target_width(run.mixer, shape, run.groups, t);
         if (target.stride > 0) {
-          target.data = layer_memory_.template take<T>(static_cast<std::size_t>(call.rows * target.stride));
+          target.data = layer_memory_.template take<T>(static_cast<std::size_t>(rows * target.stride));
           continue;
         }
         if constexpr (requires { Run::Kernel::target_field(t); }) {
@@ -341,8 +453,8 @@ class Model<Spec, Device> {
   }
 
   template <class Run>
-  cuda::DeviceRun<T> describe_run(std::size_t layer, std::size_t index, const Run& run, const Call& call,
-                                  Cache& cache, std::span<const cuda::ProjectionTarget<T>> targets) {
+  cuda::DeviceRun<T> describe_run(std::size_t layer, std::size_t index, const Run& run, T* heads_out,
+                                  const Cache& cache, std::span<const cuda::ProjectionTarget<T>> targets) {
     const HeadShape shape = shape_.layer.head_shape();
     cuda::DeviceRun<T> out{
         .shape = shape,
@@ -351,11 +463,28 @@ class Model<Spec, Device> {
         .targets = targets.subspan(static_cast<std::size_t>(run.first_target), Run::Kernel::targets),
         .local = run.local_pointers(),
         .prepared = run.prepared.data(),
-        .out = {call.u, shape_.layer.heads_width()}};
+        .out = {heads_out, shape_.layer.heads_width()}};
     for (std::size_t f = 0; f < run.mixer.cache_fields(shape).size(); ++f)
       out.fields.push_back(
           {cache.field(layer, index, f), cache.block_stride(layer, index, f),
            cache.layout().layers[layer][index].fields[f].ring_capacity(cache.max_rollback())});
+    return out;
+  }
+
+  /// The copies between a layer's projection targets and what the cache records of them.
+  cuda::RowCopies make_copies(detail::RecordedDirection direction, std::size_t layer,
+                              const cuda::DeviceBatch& batch,
+                              std::span<const cuda::ProjectionTarget<T>> targets, const Cache& cache) {
+    std::vector<cuda::RowCopy> pieces;
+    weights_.layers[layer].for_each_run([&]<class Run>(std::size_t index, const Run& run) {
+      if (run.groups == 0 || !layout_.layers[layer][index].is_recurrent()) return;
+      const auto own = targets.subspan(static_cast<std::size_t>(run.first_target), Run::Kernel::targets);
+      for (std::size_t i = 0; i < batch.sequences.size(); ++i)
+        detail::add_recorded_copies(direction, cache, layer, index, own, batch.sequences[i], batch.slots[i],
+                                    pieces);
+    });
+    cuda::RowCopies out{.pieces = uploads_.add(pieces), .count = static_cast<int>(pieces.size())};
+    for (const cuda::RowCopy& piece : pieces) out.most_rows = std::max(out.most_rows, piece.rows);
     return out;
   }
 
