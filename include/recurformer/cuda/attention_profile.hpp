@@ -76,6 +76,7 @@ struct AttentionProfileKernel {
     float* sums = nullptr;  ///< (items, profile_lags)
   };
   using Tile = tile::SharedTile<T, profile_tile, D>;
+  static constexpr float unit = score_unit(D);
   static constexpr int threads = 128;
   static constexpr int blocks_per_multiprocessor = 3;
   static constexpr int stage_bytes = 2 * Tile::bytes;
@@ -137,7 +138,7 @@ struct AttentionProfileKernel {
     tile::RegisterOperand<T, 1, D> queries(nullptr);
     queries.fill_from(place(stage, 0), 16 * arch::warp_index());
     tile::ScoreFragment<1, profile_tile> scores;
-    scores.unit = score_unit(D);
+    scores.unit = unit;
     multiply_abt(scores, queries, place(stage, 1));
     const int valid = valid_rows(rows_of(p, item), t);
     float offset[2];

@@ -1,6 +1,8 @@
-// The kernels that compute one run of heads by themselves, for programs that want only these.
+// The kernels that compute one run of heads by themselves, for programs that want only these, and those of
+// the analysis.
 
 #include "recurformer/cuda.cuh"
+#include "recurformer/cuda/attention_profile.hpp"
 
 namespace {
 
@@ -18,6 +20,9 @@ template <int D>
 void all(Cuda& device) {
   attention<D, PagedKeyValues<bf16>>(device, {});
   attention<D, RingKeyValues<bf16>>(device, {});
+  using Probed = AttentionParameters<PagedKeyValues<bf16>, RecencyProbe>;
+  attention_prefill<D, PrefillTuningOf<Probed, D>>(device, Probed{}, {});
+  attention_profile<D>(device, Probed{}, {}, nullptr);
   using Head = mamba::DimensionsOf<rf::Mamba<>, D>;
   mamba::prefill<Head>(device, mamba::Plan{}, mamba::Arguments<bf16>{}, nullptr);
   mamba::decode<Head>(device, mamba::Arguments<bf16>{});
