@@ -21,11 +21,6 @@ using rf::SamplingOptions;
 using rf::cuda::DeviceArray;
 using rf::test::TestDevice;
 
-/// The uniform number that rf::Sampler draws with.
-double uniform(const SamplingOptions& options, std::uint64_t sequence, std::uint64_t step) {
-  return rf::Random::stream(rf::Random::stream(options.seed, sequence).bits(), step).uniform();
-}
-
 std::vector<std::int32_t> sample(TestDevice& device, const std::vector<float>& logits, int vocabulary,
                                  const SamplingOptions& options, const std::vector<double>& uniforms) {
   const DeviceArray<float, TestDevice> rows(device, std::span<const float>(logits));
@@ -55,7 +50,8 @@ void check_like_host(TestDevice& device, int vocabulary, const SamplingOptions& 
                                                                    : static_cast<float>(x));
   }
   std::vector<double> uniforms;
-  for (std::uint64_t step = 0; step < rows; ++step) uniforms.push_back(uniform(options, 3, step));
+  for (std::uint64_t step = 0; step < rows; ++step)
+    uniforms.push_back(rf::Sampler::uniform(options, 3, step));
   const auto got = sample(device, logits, vocabulary, options, uniforms);
   rf::Sampler sampler(options);
   for (std::size_t r = 0; r < rows; ++r) {

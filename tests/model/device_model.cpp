@@ -36,3 +36,8 @@ TEST_CASE("device model, simulated: layers of attention only, by the kernel that
   rf::Simulated device({.seed = 2});
   device_model::check_attention_only(device);
 }
+
+TEST_CASE("device model, simulated: tokens are drawn on the device as on the host") {
+  rf::Simulated device({.seed = 4});
+  device_model::check_sampling(device);
+}

@@ -34,3 +34,8 @@ TEST_CASE("device model on a GPU: layers of attention only, by the kernel that H
   rf::Cuda device;
   device_model::check_attention_only(device);
 }
+
+TEST_CASE("device model on a GPU: tokens are drawn on the device as on the host") {
+  rf::Cuda device;
+  device_model::check_sampling(device);
+}

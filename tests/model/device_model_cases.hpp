@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "recurformer/model/device_model.hpp"
+#include "recurformer/model/generate.hpp"
 #include "recurformer/model/reference_model.hpp"
 #include "recurformer/reference/attention.hpp"
 #include "recurformer/reference/mamba.hpp"
@@ -244,6 +245,25 @@ void check_snapshot(Device& device) {
 }
 
 /// What it refuses.
+/// Tokens drawn on the device are those that the host draws from the same logits.
+template <class Device>
+void check_sampling(Device& device) {
+  const Weights host = host_weights();
+  rf::Model<Spec, Device> model(device, host);
+  const rf::SamplingOptions options{.temperature = 1.5, .top_k = 30, .top_p = 0.95, .seed = 3};
+  const auto prompt = random_tokens(12, 5);
+  auto cache = model.make_cache(), followed = model.make_cache();
+  const auto drawn = rf::generate(model, cache, prompt, 5, options, [](rf::Token) { return true; });
+  rf::Sampler sampler(options);
+  std::span<const rf::Token> next = prompt;
+  for (std::size_t step = 0; step < drawn.size(); ++step) {
+    CHECK(drawn[step] == sampler.sample(model.next_logits(next, followed), 0, step));
+    next = std::span(drawn).subspan(step, 1);
+  }
+  CHECK(cache.length() == followed.length());
+  CHECK_THROWS_AS(model.next_token(prompt, cache, {.temperature = -1}, 0), rf::ArgumentError);
+}
+
 template <class Device>
 void check_refusals(Device& device) {
   const Weights host = host_weights();

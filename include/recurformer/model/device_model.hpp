@@ -27,12 +27,14 @@
 #include "recurformer/cuda/mamba2_mixer.hpp"
 #include "recurformer/cuda/mamba_mixer.hpp"
 #include "recurformer/cuda/mlp.hpp"
+#include "recurformer/cuda/sampling.hpp"
 #include "recurformer/model/backend.hpp"
 #include "recurformer/model/device_cache.hpp"
 #include "recurformer/model/device_heads.hpp"
 #include "recurformer/model/device_rollback.hpp"
 #include "recurformer/model/device_weights.hpp"
 #include "recurformer/model/kernel_device.hpp"
+#include "recurformer/model/sampler.hpp"
 
 namespace rf {
 
@@ -76,29 +78,65 @@ class Model<Spec, Device> {
   /// an error.
   std::span<const float> forward(std::span<const Token> tokens, std::span<const SequenceTokens> parts,
                                  Cache& cache) {
-    run(tokens, parts, cache, true);
+    run(tokens, parts, cache, {.logits = true});
     return logits_;
   }
   /// The same for the greedy choice of each part's next token; logits stay on the device.
   std::vector<Token> greedy(std::span<const Token> tokens, std::span<const SequenceTokens> parts,
                             Cache& cache) {
-    return run(tokens, parts, cache, false);
+    return run(tokens, parts, cache, {});
+  }
+  /// The same for the next token of each part as rf::Sampler chooses it on the host, drawn on the device:
+  /// `steps` tokens were drawn for each part's sequence before. ArgumentError for logits that are no
+  /// distribution.
+  std::vector<Token> sample(std::span<const Token> tokens, std::span<const SequenceTokens> parts,
+                            Cache& cache, const SamplingOptions& options,
+                            std::span<const std::uint64_t> steps) {
+    const Sampler sampler(options);  // checks the options
+    check(steps.size() == parts.size(), "sampling for ", parts.size(), " sequences got ", steps.size(),
+          " numbers of steps");
+    if (options.temperature == 0 || options.top_k == 1) return greedy(tokens, parts, cache);
+    std::vector<double> uniforms;
+    for (std::size_t i = 0; i < parts.size(); ++i)
+      uniforms.push_back(Sampler::uniform(options, static_cast<std::uint64_t>(parts[i].sequence), steps[i]));
+    return run(tokens, parts, cache, {.sampling = options, .uniforms = uniforms});
   }
 
   /// Logits (vocabulary) of the last of `tokens`, the next ones of one sequence. Long prompts are fed in
   /// chunks.
   std::span<const float> next_logits(std::span<const Token> tokens, Cache& cache, std::int64_t sequence = 0) {
-    check(!tokens.empty(), "next_logits needs at least one token");
-    constexpr std::size_t chunk = 8192;  // bounds the memory of activations
-    for (; tokens.size() > chunk; tokens = tokens.subspan(chunk)) {
-      const SequenceTokens part{sequence, static_cast<std::int64_t>(chunk)};
-      run(tokens.first(chunk), {&part, 1}, cache, false);
-    }
-    const SequenceTokens part{sequence, static_cast<std::int64_t>(tokens.size())};
-    return forward(tokens, {&part, 1}, cache);
+    const std::span<const Token> last = feed_all_but_the_last_chunk(tokens, cache, sequence);
+    const SequenceTokens part{sequence, static_cast<std::int64_t>(last.size())};
+    return forward(last, {&part, 1}, cache);
+  }
+  /// The next token of one sequence, chosen as by sample() after `step` tokens.
+  Token next_token(std::span<const Token> tokens, Cache& cache, const SamplingOptions& options,
+                   std::uint64_t step, std::int64_t sequence = 0) {
+    const std::span<const Token> last = feed_all_but_the_last_chunk(tokens, cache, sequence);
+    const SequenceTokens part{sequence, static_cast<std::int64_t>(last.size())};
+    return sample(last, {&part, 1}, cache, options, {&step, 1})[0];
   }
 
  private:
+  /// What a call gives beside the cache's advance: tokens that are the best ones, or drawn where there are
+  /// uniforms.
+  struct Wanted {
+    bool logits = false;  ///< on the host
+    SamplingOptions sampling = {};
+    std::span<const double> uniforms = {};
+  };
+
+  std::span<const Token> feed_all_but_the_last_chunk(std::span<const Token> tokens, Cache& cache,
+                                                     std::int64_t sequence) {
+    check(!tokens.empty(), "the next token after no tokens was asked for; at least one is needed");
+    constexpr std::size_t chunk = 8192;  // bounds the memory of activations
+    for (; tokens.size() > chunk; tokens = tokens.subspan(chunk)) {
+      const SequenceTokens part{sequence, static_cast<std::int64_t>(chunk)};
+      run(tokens.first(chunk), {&part, 1}, cache, {});
+    }
+    return tokens;
+  }
+
   /// What a rollback needs to know of every token, per layer and run.
   std::vector<std::vector<RecordedRow>> recorded_rows() const {
     std::vector<std::vector<RecordedRow>> out;
@@ -131,21 +169,23 @@ class Model<Spec, Device> {
     const Token* tokens = nullptr;
     const int* last_rows = nullptr;  // of each part
     cuda::RowPlace* places = nullptr;
+    const double* uniforms = nullptr;  // of each part
   };
 
   std::vector<Token> run(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache,
-                         bool wants_logits) {
+                         const Wanted& wanted) {
     if (parts.empty()) return {};
     memory_.reset();
     uploads_.reset();
-    const Call call = begin(tokens, parts, cache);
+    Call call = begin(tokens, parts, cache);
+    call.uniforms = uploads_.add(wanted.uniforms);
     replay(call, cache);
     with_heads(call.batch.longest, [&]<class Heads>(Heads) { run_layers<Heads>(call, cache); });
     for (const SequenceTokens& part : parts) cache.advance(part.sequence, part.rows);
     for (const Stage& stage : call.stages)
       for (const auto& [sequence, position] : stage.tokens.reached)
         cache.advance_checkpoint(sequence, position);
-    return finish(call, wants_logits);
+    return finish(call, wanted);
   }
 
   Call begin(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache) {
@@ -488,11 +528,12 @@ class Model<Spec, Device> {
     return out;
   }
 
-  std::vector<Token> finish(const Call& call, bool wants_logits) {
+  std::vector<Token> finish(const Call& call, const Wanted& wanted) {
     const std::size_t count = call.batch.sequences.size();
     const auto vocabulary = static_cast<std::size_t>(shape_.vocabulary);
     const int parts = cuda::row_parts(static_cast<int>(count), shape_.vocabulary);
-    float* logits = wants_logits ? memory_.template take<float>(count * vocabulary) : nullptr;
+    const bool draws = !wanted.uniforms.empty();
+    float* logits = wanted.logits || draws ? memory_.template take<float>(count * vocabulary) : nullptr;
     auto* tokens = memory_.template take<Token>(count);
     cuda::logits<T>(*device_,
                     {.rows = {{call.x, shape_.layer.d_model}, static_cast<int>(count), call.last_rows},
@@ -503,11 +544,23 @@ class Model<Spec, Device> {
                      .logits = {logits, shape_.vocabulary},
                      .largest = memory_.template take<cuda::MaxPart>(count * static_cast<std::size_t>(parts)),
                      .tokens = tokens});
+    if (draws)
+      cuda::sample(*device_, {.logits = {logits, shape_.vocabulary},
+                              .rows = static_cast<int>(count),
+                              .vocabulary = shape_.vocabulary,
+                              .temperature = static_cast<float>(wanted.sampling.temperature),
+                              .top_k = wanted.sampling.top_k,
+                              .top_p = wanted.sampling.top_p,
+                              .uniforms = call.uniforms,
+                              .tokens = tokens});
     std::vector<Token> out(count);
-    logits_.resize(wants_logits ? count * vocabulary : 0);
+    logits_.resize(wanted.logits ? count * vocabulary : 0);
     device_->copy_to_host(out.data(), tokens, count * sizeof(Token));
-    if (wants_logits) device_->copy_to_host(logits_.data(), logits, logits_.size() * sizeof(float));
+    if (wanted.logits) device_->copy_to_host(logits_.data(), logits, logits_.size() * sizeof(float));
     device_->synchronize();
+    for (std::size_t i = 0; i < count; ++i)
+      check(out[i] >= 0 && out[i] < shape_.vocabulary, "the logits of sequence ", call.batch.slots[i],
+            " hold NaN or infinity; the model's arithmetic broke down");
     return out;
   }
 

@@ -22,9 +22,12 @@ std::vector<Token> generate(M& model, C& cache, std::span<const Token> prompt, s
   std::vector<Token> out;
   std::span<const Token> next = prompt;
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto logits = model.next_logits(next, cache, sequence);
-    out.push_back(
-        sampler.sample(logits, static_cast<std::uint64_t>(sequence), static_cast<std::uint64_t>(i)));
+    const auto step = static_cast<std::uint64_t>(i);
+    if constexpr (requires { model.next_token(next, cache, options, step, sequence); })
+      out.push_back(model.next_token(next, cache, options, step, sequence));  // logits stay on the device
+    else
+      out.push_back(sampler.sample(model.next_logits(next, cache, sequence),
+                                   static_cast<std::uint64_t>(sequence), step));
     if (!on_token(out.back())) break;
     next = std::span(out).last(1);
   }

@@ -60,7 +60,12 @@ class Sampler {
     for (auto& candidate : candidates_)
       candidate.weight = std::exp((static_cast<double>(candidate.logit) - largest) / options_.temperature);
     if (options_.top_p < 1) keep_top_p(options_.top_p);
-    return draw(Random::stream(Random::stream(options_.seed, sequence).bits(), step).uniform());
+    return draw(uniform(options_, sequence, step));
+  }
+
+  /// The number in [0, 1) that sample() draws with.
+  static double uniform(const SamplingOptions& options, std::uint64_t sequence, std::uint64_t step) {
+    return Random::stream(Random::stream(options.seed, sequence).bits(), step).uniform();
   }
 
   /// The token with the largest logit, the first of equals. Errors as sample().
