@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include "model/device_cache_cases.hpp"
 #include "model/device_model_cases.hpp"
 #include "recurformer/cuda/device.cuh"
 
@@ -38,4 +39,29 @@ TEST_CASE("device model on a GPU: layers of attention only, by the kernel that H
 TEST_CASE("device model on a GPU: tokens are drawn on the device as on the host") {
   rf::Cuda device;
   device_model::check_sampling(device);
+}
+
+TEST_CASE("device cache on a GPU: rollback takes tokens back, wherever the sequence stands") {
+  rf::Cuda device;
+  device_cache::check_rollback(device);
+}
+
+TEST_CASE("device cache on a GPU: a replay gives the bits of a cache that never went further") {
+  rf::Cuda device;
+  device_cache::check_replay(device);
+}
+
+TEST_CASE("device cache on a GPU: speculative decoding of two sequences") {
+  rf::Cuda device;
+  device_cache::check_speculation(device);
+}
+
+TEST_CASE("device cache on a GPU: prompts of all lengths in one call, then taken back") {
+  rf::Cuda device;
+  device_cache::check_batch(device);
+}
+
+TEST_CASE("device cache on a GPU: what it cannot take back is an error") {
+  rf::Cuda device;
+  device_cache::check_refusals(device);
 }

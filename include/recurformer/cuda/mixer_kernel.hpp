@@ -41,6 +41,12 @@
 //       static ItemsAlone plan_alone(WorkPlanner<Device>&, const MyMixer&, const HeadShape&, int groups);
 //       static void launch_alone(Device&, const typename Work::Parameters&, const ItemsAlone&);
 //   };
+//
+// Rollback needs nothing of a mixer but what follows from its cache fields. The heads of one that declares a
+// state may be planned for part of a call's tokens, the others in a later launch (a sequence's first_row is
+// then not the sum of the rows before it), and again over tokens that were read before, from an older state,
+// with the matrices as the projection had left them. So they must only read their matrices, and keep
+// everything they remember in the cache.
 
 #include <cstddef>
 #include <cstdint>
