@@ -1,6 +1,5 @@
 #include <doctest/doctest.h>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -120,23 +119,25 @@ TEST_CASE(
   const auto host = host_weights();
   SimulatedModel model(device, host);
   const TemporaryFolder folder;
-  for (const auto& [max_rollback, before_saving, after_loading] :
-       {std::array{0, 0, 0}, std::array{5, 0, 3}, std::array{5, 2, 3}}) {
-    CAPTURE(max_rollback);
-    CAPTURE(before_saving);
-    const rf::CacheOptions options{.sequences = 3, .max_rollback = max_rollback};
+  struct Case {
+    std::int64_t max_rollback, before_saving, after_loading;
+  };
+  for (const auto& c : {Case{0, 0, 0}, Case{5, 0, 3}, Case{5, 2, 3}}) {
+    CAPTURE(c.max_rollback);
+    CAPTURE(c.before_saving);
+    const rf::CacheOptions options{.sequences = 3, .max_rollback = c.max_rollback};
     auto saved = model.make_cache(options), loaded = model.make_cache(options);
     feed(model, saved, random_tokens(261, 1), 0);
     feed(model, saved, random_tokens(3, 2), 1);
-    saved.rollback(before_saving, 0);
+    saved.rollback(c.before_saving, 0);
     rf::save_cache(saved, folder / "cache");
     feed(model, loaded, random_tokens(20, 3), 2);  // what was there before is forgotten
     rf::load_cache(loaded, folder / "cache");
     rf::save_cache(loaded, folder / "again");
     CHECK(same_files(folder / "again", folder / "cache"));
     for (SimulatedCache* cache : {&saved, &loaded}) {
-      cache->rollback(after_loading, 0);
-      cache->rollback(after_loading, 1);
+      cache->rollback(c.after_loading, 0);
+      cache->rollback(c.after_loading, 1);
     }
     for (const std::int64_t sequence : {0, 1, 2}) {
       CAPTURE(sequence);
