@@ -1,4 +1,4 @@
 // All kernels of the model.
 #include "hybrid.cuh"
 
-template class rf::Model<Hybrid, rf::Cuda>;
+template class rf::DeviceModel<Hybrid, rf::Cuda>;

@@ -16,6 +16,6 @@ struct Hybrid {
 };
 using HybridWeights = rf::ModelWeights<Hybrid::Kinds, Hybrid::Precision>;
 
-extern template class rf::Model<Hybrid, rf::Cuda>;
+extern template class rf::DeviceModel<Hybrid, rf::Cuda>;
 
 #endif  // EXAMPLES_SPLIT_INSTANTIATION_HYBRID_CUH

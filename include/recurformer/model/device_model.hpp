@@ -27,9 +27,10 @@
 
 namespace rf {
 
-/// Inference of a model on a device. For one thread; several models may share a device.
+/// Inference of a model on a device; Model<Spec, Device> is one. For one thread; several models may share a
+/// device. `extern template class DeviceModel<…>` keeps its kernels out of a file.
 template <ModelSpec Spec, KernelDevice Device>
-class Model<Spec, Device> {
+class DeviceModel {
   using Traits = detail::ModelTraits<Spec>;
 
  public:
@@ -41,13 +42,7 @@ class Model<Spec, Device> {
   using Cache = DeviceCache<Device>;
 
   /// Copies the weights of a model on the host, which are not packed, to `device`, which must outlive this.
-  Model(Device& device, const Weights& host)
-      : device_(&device),
-        shape_(host.shape),
-        layers_(device, host),
-        rope_(device, shape_.layer.d_head, shape_.layer.rope_base) {
-    for (const auto& layer : host.layers) layout_.layers.push_back(layer_cache_layout(layer, shape_.layer));
-  }
+  DeviceModel(Device& device, const Weights& host);
 
   const ModelShape& shape() const { return shape_; }
   const CacheLayout& cache_layout() const { return layout_; }
@@ -125,14 +120,7 @@ class Model<Spec, Device> {
   using Call = detail::DeviceCall<T>;
 
   std::vector<Token> run(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache,
-                         const Wanted& wanted) {
-    if (parts.empty()) return {};
-    layers_.begin_call();
-    Call call = begin(tokens, parts, cache);
-    call.uniforms = layers_.uploads().add(wanted.uniforms);
-    layers_.run(call, cache);
-    return finish(call, wanted);
-  }
+                         const Wanted& wanted);
 
   Call begin(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache) {
     Call call;
@@ -218,6 +206,36 @@ class Model<Spec, Device> {
   DeviceLayers<Kinds, Precision, Widths, Device> layers_;
   DeviceRopeTable<Device> rope_;
   std::vector<float> logits_;
+};
+
+// What launches kernels is defined here, not in the class: an inline member would compile them again in every
+// file, `extern template` or not.
+
+template <ModelSpec Spec, KernelDevice Device>
+DeviceModel<Spec, Device>::DeviceModel(Device& device, const Weights& host)
+    : device_(&device),
+      shape_(host.shape),
+      layers_(device, host),
+      rope_(device, shape_.layer.d_head, shape_.layer.rope_base) {
+  for (const auto& layer : host.layers) layout_.layers.push_back(layer_cache_layout(layer, shape_.layer));
+}
+
+template <ModelSpec Spec, KernelDevice Device>
+std::vector<Token> DeviceModel<Spec, Device>::run(std::span<const Token> tokens,
+                                                  std::span<const SequenceTokens> parts, Cache& cache,
+                                                  const Wanted& wanted) {
+  if (parts.empty()) return {};
+  layers_.begin_call();
+  Call call = begin(tokens, parts, cache);
+  call.uniforms = layers_.uploads().add(wanted.uniforms);
+  layers_.run(call, cache);
+  return finish(call, wanted);
+}
+
+template <ModelSpec Spec, KernelDevice Device>
+class Model<Spec, Device> : public DeviceModel<Spec, Device> {
+ public:
+  using DeviceModel<Spec, Device>::DeviceModel;
 };
 
 }  // namespace rf

@@ -1,3 +1,3 @@
 #include "model.hpp"
 
-template class rf::Model<AllMixers<rf::Bf16, 128>, rf::Cuda>;
+template class rf::DeviceModel<AllMixers<rf::Bf16, 128>, rf::Cuda>;

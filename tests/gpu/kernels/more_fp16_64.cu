@@ -1,3 +1,3 @@
 #include "model.hpp"
 
-template class rf::Model<AllMixers<rf::Fp16, 64>, rf::Cuda>;
+template class rf::DeviceModel<AllMixers<rf::Fp16, 64>, rf::Cuda>;
