@@ -32,8 +32,8 @@ RECURFORMER_DEVICE void sync_named(int id, int threads, [[maybe_unused]] Caller 
 #endif
 }
 
-/// The same where whole warps arrive together and the numbers are known when compiling: as cheap as sync_threads.
-/// (barrier.sync.aligned Id, Threads)
+/// The same where whole warps arrive together and the numbers are known when compiling: as cheap as
+/// sync_threads. (barrier.sync.aligned Id, Threads)
 template <int Id, int Threads>
 RECURFORMER_DEVICE void sync_named([[maybe_unused]] Caller caller = Caller::here()) {
   static_assert(Id >= 1 && Id <= 15 && Threads % warp_size == 0,

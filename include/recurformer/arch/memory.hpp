@@ -34,8 +34,9 @@ RECURFORMER_DEVICE Words4 load_read_only(const Words4* from,
 #endif
 }
 
-/// *at += value, as one operation; returns what was there. T is int, unsigned, unsigned long long or float. Relaxed order: for
-/// float the sum depends on the schedule, so results that must repeat don't use it. (atom.relaxed.gpu.add)
+/// *at += value, as one operation; returns what was there. T is int, unsigned, unsigned long long or float.
+/// Relaxed order: for float the sum depends on the schedule, so results that must repeat don't use it.
+/// (atom.relaxed.gpu.add)
 template <class T>
 RECURFORMER_DEVICE T atomic_add(T* at, T value, [[maybe_unused]] Caller caller = Caller::here()) {
 #if defined(__CUDACC__)

@@ -1,8 +1,8 @@
 #ifndef RECURFORMER_CUDA_CALL_MEMORY_HPP
 #define RECURFORMER_CUDA_CALL_MEMORY_HPP
 
-// Device memory for the length of one forward call, handed out piece by piece and all taken back at once. After the
-// first calls of a size nothing is allocated any more.
+// Device memory for the length of one forward call, handed out piece by piece and all taken back at once.
+// After the first calls of a size nothing is allocated any more.
 
 #include <algorithm>
 #include <cstddef>
@@ -31,7 +31,8 @@ class CallMemory {
     rewind();
   }
 
-  /// The same, but memory handed out before stays what it is: for what launches one after the other may share.
+  /// The same, but memory handed out before stays what it is: for what launches one after the other may
+  /// share.
   void rewind() { at_ = used_ = 0; }
 
   /// `count` elements, undefined, 256-byte aligned.

@@ -55,8 +55,8 @@ struct MixerKernel<Mamba2<Policy>> {
       const double token = 1.6e-3 * D * shape.queries_per_group;  // microseconds of one block
       const std::span<const SequenceRows> sequences = planner.batch.sequences;
       const std::int64_t pairs = std::int64_t{groups} * planner.batch.count();
-      const double beside = (planner.list.total() + token * static_cast<double>(planner.batch.rows * groups)) /
-                            planner.blocks;
+      const double beside =
+          (planner.list.total() + token * static_cast<double>(planner.batch.rows * groups)) / planner.blocks;
       Plan out;
       out.cut = mamba2_plan<D>(planner.blocks, planner.device.most_shared_bytes() * Threads / 256,
                                planner.batch.count(), groups, planner.batch.longest,
@@ -74,11 +74,12 @@ struct MixerKernel<Mamba2<Policy>> {
         const SequenceRows& sequence = sequences[static_cast<std::size_t>(s)];
         const int segments = out.cut.segments_of(sequence);
         const auto add = [&](WorkStage stage, int phase, int at) {
-          const double tokens = static_cast<double>(
-              std::min(out.cut.segment_rows, sequence.rows - at * out.cut.segment_rows));
+          const double tokens =
+              static_cast<double>(std::min(out.cut.segment_rows, sequence.rows - at * out.cut.segment_rows));
           for (int group = 0; group < groups; ++group)
-            planner.list.add(stage, token * tokens,
-                             {.phase = static_cast<std::int16_t>(phase), .sequence = s, .unit = group, .part = at});
+            planner.list.add(
+                stage, token * tokens,
+                {.phase = static_cast<std::int16_t>(phase), .sequence = s, .unit = group, .part = at});
         };
         for (int at = 0; at + 1 < segments; ++at) add(WorkStage::others_wait, 0, at);
         for (int at = 0; at < segments; ++at) add(segments > 1 ? WorkStage::waits : WorkStage::free, 1, at);

@@ -2,8 +2,8 @@
 #define RECURFORMER_CUDA_MAMBA2_WORK_HPP
 
 // Mamba2 heads as work of a launch that mixes heads (cuda/work_item.hpp). Of the three passes of
-// cuda/mamba2_prefill.hpp the ends and the outputs of segments are items; the carry is done by whoever finishes the
-// last end of a group and sequence, and announced to the outputs.
+// cuda/mamba2_prefill.hpp the ends and the outputs of segments are items; the carry is done by whoever
+// finishes the last end of a group and sequence, and announced to the outputs.
 
 #include "recurformer/cuda/mamba2_decode.hpp"
 #include "recurformer/cuda/mamba2_prefill.hpp"
@@ -11,8 +11,8 @@
 
 namespace rf::cuda {
 
-/// Segments: unit is the KV group, part the segment of its sequence. Phase 0 finds the ends of all but the last
-/// segment, phase 1 the outputs.
+/// Segments: unit is the KV group, part the segment of its sequence. Phase 0 finds the ends of all but the
+/// last segment, phase 1 the outputs.
 template <class T, int P, class Traits>
 struct Mamba2PrefillWork {
   using Ends = SsdWalk<T, P, Traits, false>;
@@ -39,7 +39,8 @@ struct Mamba2PrefillWork {
       return Outputs::walk(p.ssd, segment);
     }
     Ends::walk(p.ssd, segment);
-    if (!arrives_last<threads>(p.arrived + pair, segments - 1, reinterpret_cast<int*>(shared + p.flag_at))) return;
+    if (!arrives_last<threads>(p.arrived + pair, segments - 1, reinterpret_cast<int*>(shared + p.flag_at)))
+      return;
     for (int element = arch::thread_index(); element < Carry::size; element += threads)
       Carry::carry(p.ssd, item.unit, item.sequence, element);
     announce_item<threads>(p.carried + pair);

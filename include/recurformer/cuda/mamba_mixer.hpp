@@ -60,8 +60,8 @@ struct MixerKernel<Mamba<Shape, Policy>> {
       const int heads = groups * shape.queries_per_group;
       const std::span<const SequenceRows> sequences = planner.batch.sequences;
       Plan out;
-      out.cut = mamba::plan_chunks(sequences, heads, planner.blocks,
-                                   planner.list.total() / planner.blocks / token);
+      out.cut =
+          mamba::plan_chunks(sequences, heads, planner.blocks, planner.list.total() / planner.blocks / token);
       mamba::check_chunks<Head<D>>(out.cut, heads);
       if (out.cut.several) {
         const auto slots = static_cast<std::size_t>(out.cut.chunks) * static_cast<std::size_t>(heads);

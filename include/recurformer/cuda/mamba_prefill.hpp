@@ -59,8 +59,8 @@ inline Plan plan_with_chunks(std::span<const SequenceRows> sequences, int chunk_
 }
 
 /// The fastest Plan by a model of the time, which depends on the arguments only. `slots` is how many blocks
-/// run at once, `heads` those of the run; `beside` is for how many of its tokens each of these blocks has other work to
-/// do in the same launch.
+/// run at once, `heads` those of the run; `beside` is for how many of its tokens each of these blocks has
+/// other work to do in the same launch.
 inline Plan plan_chunks(std::span<const SequenceRows> sequences, int heads, int slots, double beside = 0) {
   // Times in the unit of a token in one block. A chunk costs its tokens once for the carried state and once
   // for the outputs; carry and the launches are worth about these many tokens.

@@ -16,16 +16,16 @@
 #include <cstdint>
 
 #include "recurformer/arch/arch.hpp"
-#include "recurformer/cuda/work_item.hpp"
 #include "recurformer/cuda/mamba_math.hpp"
 #include "recurformer/cuda/mamba_parameters.hpp"
+#include "recurformer/cuda/work_item.hpp"
 
 namespace rf::cuda::mamba {
 
 namespace detail {
 
-/// Threads that share the states of one channel: `wanted`, or as many as there are threads for, but enough that
-/// registers hold 16 states at most.
+/// Threads that share the states of one channel: `wanted`, or as many as there are threads for, but enough
+/// that registers hold 16 states at most.
 constexpr int lanes_per_channel(int padded_states, int wanted, int most) {
   int lanes = wanted < most ? wanted : most;
   while (padded_states / lanes > 16) lanes *= 2;

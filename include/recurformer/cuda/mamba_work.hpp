@@ -2,8 +2,8 @@
 #define RECURFORMER_CUDA_MAMBA_WORK_HPP
 
 // Mamba heads as work of a launch that mixes heads (cuda/work_item.hpp). Of the three passes of
-// cuda/mamba_prefill.hpp the first and the replay are items; the carry is done by whoever finishes the last first
-// item of a head and sequence, and announced to the replays.
+// cuda/mamba_prefill.hpp the first and the replay are items; the carry is done by whoever finishes the last
+// first item of a head and sequence, and announced to the replays.
 
 #include "recurformer/cuda/mamba_decode.hpp"
 #include "recurformer/cuda/mamba_prefill.hpp"
@@ -12,8 +12,8 @@
 namespace rf::cuda::mamba {
 inline namespace RECURFORMER_ARCH {
 
-/// Chunks: unit is the head, part the chunk among those of the batch. Phase 0 is the first pass, of all chunks but a
-/// sequence's last where it has several; phase 1 the replay, of all but its first.
+/// Chunks: unit is the head, part the chunk among those of the batch. Phase 0 is the first pass, of all
+/// chunks but a sequence's last where it has several; phase 1 the replay, of all but its first.
 template <class Head, class T, int Threads>
 struct PrefillWork {
   using Tile = PrefillTile<Head, T, Threads>;
@@ -36,7 +36,8 @@ struct PrefillWork {
     first_item<Tile>(p.prefill, item.part * heads + item.unit, shared);
     const int chunks = chunks_of(p.prefill.arguments.sequences[item.sequence], p.prefill.chunk_rows);
     if (chunks == 1) return;
-    if (!arrives_last<threads>(p.arrived + pair, chunks - 1, reinterpret_cast<int*>(shared + flag_at))) return;
+    if (!arrives_last<threads>(p.arrived + pair, chunks - 1, reinterpret_cast<int*>(shared + flag_at)))
+      return;
     carry_item<Head>(p.prefill, item.sequence, item.unit, arch::thread_index(), threads);
     announce_item<threads>(p.carried + pair);
   }

@@ -33,7 +33,8 @@ RECURFORMER_DEVICE void copy_eight(T* to, const T* from) {
   *reinterpret_cast<arch::Words4*>(to) = *reinterpret_cast<const arch::Words4*>(from);
 }
 
-/// Appends the rows of one group of one sequence, 16 bytes at a time, by the first `Threads` threads of a block.
+/// Appends the rows of one group of one sequence, 16 bytes at a time, by the first `Threads` threads of a
+/// block.
 template <int Threads, class T>
 RECURFORMER_DEVICE void append_to_ring(const RingAppend<T>& p, int index, int group) {
   const SequenceRows sequence = p.sequences[index];

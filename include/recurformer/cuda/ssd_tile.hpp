@@ -15,9 +15,9 @@
 #include <cstdint>
 
 #include "recurformer/arch/arch.hpp"
-#include "recurformer/cuda/work_item.hpp"
 #include "recurformer/core/rows_view.hpp"
 #include "recurformer/cuda/rotary_table.hpp"
+#include "recurformer/cuda/work_item.hpp"
 
 namespace rf::cuda {
 

@@ -5,12 +5,10 @@
 // recurrent heads are launched
 //
 //   in stages    so that a sequence's states can be kept at the last two multiples of R that a call reaches.
-//   The other
-//                heads are all in the first launch, and most calls reach no multiple before their end: one
-//                launch
+//                The other heads are all in the first launch, and most calls reach no multiple before their
+//                end: one launch
 //   once more    over recorded inputs, before the first call after a rollback, to bring the states from a
-//   checkpoint
-//                to where the sequence is
+//                checkpoint to where the sequence is
 //
 // and the inputs of the last tokens are recorded, layer by layer, as long as the projection's matrices hold
 // them.
