@@ -16,6 +16,7 @@
 #include "recurformer/cuda/heads.hpp"
 #include "recurformer/cuda/mixer_kernel.hpp"
 #include "recurformer/spec/mixer.hpp"
+#include "recurformer/spec/run.hpp"
 
 namespace rf {
 
