@@ -15,6 +15,8 @@
 #include "recurformer/model/model.hpp"
 #include "support/temporary_folder.hpp"
 
+extern template class rf::DeviceModel<device_model::Spec, rf::Simulated>;  // in device_model.cpp
+
 namespace {
 
 using device_cache::feed;

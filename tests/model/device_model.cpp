@@ -3,6 +3,8 @@
 #include "model/device_model_cases.hpp"
 #include "recurformer/cuda/simulated.hpp"
 
+template class rf::DeviceModel<device_model::Spec, rf::Simulated>;  // for device_cache.cpp, too
+
 TEST_CASE("device model, simulated: prefill at once, in chunks and token by token") {
   for (const unsigned seed : {0u, 5u}) {
     rf::Simulated device({.seed = seed});
