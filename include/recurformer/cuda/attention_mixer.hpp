@@ -128,6 +128,21 @@ struct AttentionDecodePlanner {
   }
 };
 
+/// A run's attention over keys and values from anywhere.
+template <class KeyValues, class Device, class T>
+AttentionParameters<KeyValues> attention_parameters(const WorkBinder<Device>& binder, const DeviceRun<T>& run,
+                                                    const KeyValues& key_values, const AttentionMask& mask) {
+  return {.queries = {run.targets[0].data, run.targets[0].stride},
+          .key_values = key_values,
+          .out = run.out,
+          .group_index = run.group_index,
+          .sequences = binder.batch.device_sequences,
+          .mask = mask,
+          .groups = run.groups,
+          .heads = run.shape.queries_per_group,
+          .probe = {}};
+}
+
 /// Keys and values in the cache's pages.
 template <class M, class T>
 struct PagedSource {
@@ -142,20 +157,12 @@ struct PagedSource {
   template <class Device>
   static void bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run, const AfterPlan&,
                    AttentionParameters<KeyValues>& attention, AfterAttention<KeyValues>&, int) {
-    attention = AttentionParameters<KeyValues>{
-        .queries = {run.targets[0].data, run.targets[0].stride},
-        .key_values = {.keys = reinterpret_cast<const T*>(run.fields[0].data),
-                       .values = reinterpret_cast<const T*>(run.fields[1].data),
-                       .pages = binder.batch.pages,
-                       .pages_per_sequence = binder.batch.pages_per_sequence,
-                       .groups = run.groups},
-        .out = run.out,
-        .group_index = run.group_index,
-        .sequences = binder.batch.device_sequences,
-        .mask = mask(mixer),
-        .groups = run.groups,
-        .heads = run.shape.queries_per_group,
-        .probe = {}};
+    const KeyValues key_values{.keys = reinterpret_cast<const T*>(run.fields[0].data),
+                               .values = reinterpret_cast<const T*>(run.fields[1].data),
+                               .pages = binder.batch.pages,
+                               .pages_per_sequence = binder.batch.pages_per_sequence,
+                               .groups = run.groups};
+    attention = attention_parameters(binder, run, key_values, mask(mixer));
   }
 };
 
@@ -191,21 +198,14 @@ struct RingSource {
                         .d_head = d_head},
              .arrived = binder.counters + plan.arrived,
              .items_per_group = plan.items_per_group};
-    attention = AttentionParameters<KeyValues>{.queries = {run.targets[0].data, run.targets[0].stride},
-                                               .key_values = {.past_keys = after.append.past_keys,
-                                                              .past_values = after.append.past_values,
-                                                              .keys = after.append.keys,
-                                                              .values = after.append.values,
-                                                              .sink = after.append.sink,
-                                                              .capacity = after.append.capacity,
-                                                              .groups = run.groups},
-                                               .out = run.out,
-                                               .group_index = run.group_index,
-                                               .sequences = binder.batch.device_sequences,
-                                               .mask = mask(mixer),
-                                               .groups = run.groups,
-                                               .heads = run.shape.queries_per_group,
-                                               .probe = {}};
+    const KeyValues key_values{.past_keys = after.append.past_keys,
+                               .past_values = after.append.past_values,
+                               .keys = after.append.keys,
+                               .values = after.append.values,
+                               .sink = after.append.sink,
+                               .capacity = after.append.capacity,
+                               .groups = run.groups};
+    attention = attention_parameters(binder, run, key_values, mask(mixer));
   }
 };
 

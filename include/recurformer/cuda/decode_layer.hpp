@@ -86,49 +86,37 @@ struct DecodeLayerKernel {
     const int ticket = p.tickets.take(&slot->ticket);
     if (ticket < p.end.projection) {
       Tile::run(p.steps.projection, p.steps.norm, 0, ticket, NoWait{}, p.steps.project);
-      finish(done);
+      count_as_done(done);
     } else if (ticket < p.end.heads) {
-      const Wait wait{done, p.end.projection};
+      const WaitFor wait = all_of(done, p.end.projection);
       run_heads(p, slot, ticket - p.end.projection, wait);
-      finish(done + 1);
+      count_as_done(done + 1);
     } else if (ticket < p.end.output) {
-      const Wait wait{done + 1, p.end.heads - p.end.projection};
+      const WaitFor wait = all_of(done + 1, p.end.heads - p.end.projection);
       Tile::run(p.steps.output, NoNorm{}, 0, ticket - p.end.heads, wait, p.steps.residual);
-      finish(done + 2);
+      count_as_done(done + 2);
     } else if (ticket < p.end.gate_up) {
-      const Wait wait{done + 2, p.end.output - p.end.heads};
+      const WaitFor wait = all_of(done + 2, p.end.output - p.end.heads);
       Tile::run(p.steps.gate_up, p.steps.norm, 0, ticket - p.end.output, wait, p.steps.swiglu);
-      finish(done + 3);
+      count_as_done(done + 3);
     } else {
-      const Wait wait{done + 3, p.end.gate_up - p.end.output};
+      const WaitFor wait = all_of(done + 3, p.end.gate_up - p.end.output);
       Tile::run(p.steps.down, NoNorm{}, 0, ticket - p.end.gate_up, wait, p.steps.residual);
     }
     p.tickets.leave(&slot->ticket);
   }
 
  private:
-  /// Returns, to all threads of the block, when a step is done.
-  struct Wait {
-    const unsigned* done;
-    int count;
+  /// Waits for all `count` tiles or items of a step.
+  RECURFORMER_DEVICE static WaitFor all_of(const unsigned* done, int count) {
+    return {done, static_cast<unsigned>(count)};
+  }
 
-    RECURFORMER_DEVICE void operator()() const {
-      if (arch::thread_index() == 0)
-        while (arch::load_acquire(done) != static_cast<unsigned>(count)) {
-        }
-      arch::sync_threads();
-    }
-  };
-
-  RECURFORMER_DEVICE static void run_heads(const Parameters& p, ItemSlot* slot, int index, const Wait& wait) {
+  RECURFORMER_DEVICE static void run_heads(const Parameters& p, ItemSlot* slot, int index,
+                                           const WaitFor& wait) {
     if (arch::thread_index() == 0) slot->item = p.list.items[index];
     wait();
     run_item<threads>(p.works, slot->item, arch::shared_memory<unsigned char>());
-  }
-
-  RECURFORMER_DEVICE static void finish(unsigned* done) {
-    arch::sync_threads();
-    if (arch::thread_index() == 0) arch::atomic_add_release(done, 1u);
   }
 };
 

@@ -34,7 +34,8 @@
 //     };
 //     template <int D, class T, int Threads> struct Decode { the same };
 //
-//   A Prefill may have a launch of its own for layers that have no other heads:
+//   A Prefill may have a launch of its own for layers that have no other heads; its bind() then gets a Plan
+//   that plan() has not made:
 //
 //       static bool computes_alone(const Device&);               // whether this device is one for it
 //       using ItemsAlone = …;

@@ -109,27 +109,13 @@ struct MlpKernel {
         Tile::run(p.down, NoNorm{}, step.tile.row, step.tile.column, wait, p.residual);
       } else {
         Tile::run(p.gate_up, p.norm, step.tile.row, step.tile.column, NoWait{}, p.swiglu);
-        arch::sync_threads();
-        if (arch::thread_index() == 0) arch::atomic_add_release(finished, 1u);
+        count_as_done(finished);
       }
     }
     leave(p);
   }
 
  private:
-  /// Returns when a counter has reached a value.
-  struct WaitFor {
-    const unsigned* counter;
-    unsigned value;
-
-    RECURFORMER_DEVICE void operator()() const {
-      if (arch::thread_index() == 0)
-        while (arch::load_acquire(counter) != value) {
-        }
-      arch::sync_threads();
-    }
-  };
-
   RECURFORMER_DEVICE static int next_ticket(const Parameters& p) {
     int* shared = reinterpret_cast<int*>(arch::shared_memory<unsigned char>() + Tile::shared_bytes);
     arch::sync_threads();  // the previous tile has left shared memory, and its ticket has been read

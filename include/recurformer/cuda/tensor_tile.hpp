@@ -15,6 +15,7 @@
 #include "recurformer/arch/barrier.hpp"
 #include "recurformer/arch/copy_async.hpp"
 #include "recurformer/arch/matrix.hpp"
+#include "recurformer/arch/memory.hpp"
 #include "recurformer/arch/thread.hpp"
 #include "recurformer/arch/warp.hpp"
 #include "recurformer/cuda/gemm_epilogue.hpp"
@@ -27,6 +28,26 @@ inline namespace RECURFORMER_ARCH {
 struct NoWait {
   RECURFORMER_DEVICE void operator()() const {}
 };
+
+/// For those whose left operand is other tiles' work: returns, to all threads of the block, when a counter
+/// has reached a value.
+struct WaitFor {
+  const unsigned* counter;
+  unsigned value;
+
+  RECURFORMER_DEVICE void operator()() const {
+    if (arch::thread_index() == 0)
+      while (arch::load_acquire(counter) != value) {
+      }
+    arch::sync_threads();
+  }
+};
+
+/// Counts a tile, or whatever the block has written, as done.
+RECURFORMER_DEVICE void count_as_done(unsigned* counter) {
+  arch::sync_threads();
+  if (arch::thread_index() == 0) arch::atomic_add_release(counter, 1u);
+}
 
 namespace tensor_detail {
 

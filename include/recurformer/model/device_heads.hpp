@@ -159,6 +159,7 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
   static Plan make_plan(const cuda::WorkPlanner<Device>& planner, const HeadBatches& batches,
                         const HeadShape& shape, const Layer& layer) {
     Plan plan;
+    if (plan_alone(planner, batches, shape, layer, plan)) return plan;
     for (const bool fills_gaps : {false, true})
       layer.for_each_run([&](auto index, const auto& run) {
         using P = PlannerAt<index>;
@@ -173,17 +174,17 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     plan.list.count = planner.list.size();
     plan.list.shared_bytes = (plan.list.shared_bytes + 15) / 16 * 16;
     plan.counters = planner.list.counters();
-    plan_alone(planner, batches, shape, layer, plan);
     return plan;
   }
 
-  /// Plans the launch of its own that the layer's only run may have.
+  /// Plans the launch of its own that the layer's only run may have; whether it has one, and needs no list.
   template <class Device, class Layer>
-  static void plan_alone(const cuda::WorkPlanner<Device>& planner, const HeadBatches& batches,
+  static bool plan_alone(const cuda::WorkPlanner<Device>& planner, const HeadBatches& batches,
                          const HeadShape& shape, const Layer& layer, Plan& plan) {
     int runs = 0;
     layer.for_each_run([&](auto, const auto& run) { runs += run.groups > 0; });
-    if (runs != 1) return;
+    if (runs != 1) return false;
+    bool chosen = false;
     layer.for_each_run([&](auto index, const auto& run) {
       using P = PlannerAt<index>;
       if constexpr (detail::PlanAlone<P>::exists) {
@@ -191,8 +192,10 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
         if (!batch || !P::computes_alone(planner.device)) return;
         auto own = with_batch(planner, *batch);
         std::get<index>(plan.alone) = {true, P::plan_alone(own, run.mixer, shape, run.groups)};
+        chosen = true;
       }
     });
+    return chosen;
   }
 
   template <std::size_t Index, class Device>

@@ -4,9 +4,10 @@
 // All layers of a model on a device, from tokens to the residual stream behind the last one. A layer is four
 // launches,
 //
-//   1  norm, input projections of all runs, bias, rotary positions, append to the caches cuda/projections.hpp
-//   2  the heads of all runs model/device_heads.hpp 3  W_O and residual cuda/linear.hpp 4  norm, MLP and
-//   residual                                                             cuda/mlp.hpp
+//   cuda/projections.hpp     norm, projections of all runs, bias, rotary positions, append to the caches
+//   model/device_heads.hpp   the heads of all runs
+//   cuda/linear.hpp          W_O and residual
+//   cuda/mlp.hpp             norm, MLP and residual
 //
 // or one where few sequences get few tokens (cuda/decode_layer.hpp). A call first plans all layers, then
 // sends what the plans hold in one copy, then launches. A cache that can be rolled back asks for a few more
