@@ -2,6 +2,7 @@
 
 #include "commands.hpp"
 #include "data_options.hpp"
+#include "device_model.hpp"
 #include "model_io.hpp"
 #include "recurformer/plan/analysis_file.hpp"
 #include "recurformer/plan/swap.hpp"
@@ -12,7 +13,7 @@ namespace cli {
 namespace {
 
 struct AnalyzeOptions : CommonOptions {
-  std::string model, out, swap;
+  std::string model, out, swap, device = "auto";
   DataOptions data;
   rf::AnalysisOptions analysis;
   std::int64_t batches = 16, swap_window = 32;
@@ -48,25 +49,39 @@ void print(const rf::AnalysisDocument& document) {
     }
 }
 
+rf::ModelAnalysis analyse_on_device(const AnalyzeOptions& options, const std::string& device,
+                                    const rf::MixedData& data) {
+  const auto model = load_on_device(options.model, device);
+  Progress progress("analyse", options.batches);
+  return model->analyse(data, options.batches, options.analysis,
+                        [&](std::int64_t done) { progress.update(done); });
+}
+
+/// Scores every group by swapping it alone; on the CPU, whatever device the analysis ran on.
+void add_swap_scores(const AnalyzeOptions& options, Model& model, const rf::MixedData& data,
+                     rf::AnalysisDocument& document) {
+  const rf::KindChoice replacement =
+      replacement_kind(options.swap, options.analysis.sink, options.swap_window);
+  Progress progress("swap", std::int64_t{model.shape().layers} * model.shape().layer.kv_groups);
+  document.swap = rf::swap_scores(model, rf::profiles_of(document.analysis), swap_batches(data),
+                                  {.replacement = replacement,
+                                   .copy = {.row_length = options.data.length, .lag = options.data.copy_lag},
+                                   .seed = options.seed},
+                                  [&](std::int64_t done, std::int64_t) { progress.update(done); });
+  document.swap_replacement = replacement.name();
+}
+
 void analyze(const AnalyzeOptions& options) {
-  use_backend(options);
-  Model model = load(options.model);
+  const std::string device = options.device == "auto" ? automatic_device() : options.device;
   const rf::ByteText text(read_documents(options.data.text));
   const rf::MixedData data = options.data.mixed(text, options.seed);
-  rf::AnalysisDocument document{.analysis = analyse(model, data, options.batches, options.analysis),
-                                .swap = {},
-                                .swap_replacement = {}};
-  if (!options.swap.empty()) {
-    const rf::KindChoice replacement =
-        replacement_kind(options.swap, options.analysis.sink, options.swap_window);
-    Progress progress("swap", std::int64_t{model.shape().layers} * model.shape().layer.kv_groups);
-    document.swap =
-        rf::swap_scores(model, rf::profiles_of(document.analysis), swap_batches(data),
-                        {.replacement = replacement,
-                         .copy = {.row_length = options.data.length, .lag = options.data.copy_lag},
-                         .seed = options.seed},
-                        [&](std::int64_t done, std::int64_t) { progress.update(done); });
-    document.swap_replacement = replacement.name();
+  rf::AnalysisDocument document;
+  if (device != "cpu") document.analysis = analyse_on_device(options, device, data);
+  if (device == "cpu" || !options.swap.empty()) {
+    use_backend(options);
+    Model model = load(options.model);
+    if (device == "cpu") document.analysis = analyse(model, data, options.batches, options.analysis);
+    if (!options.swap.empty()) add_swap_scores(options, model, data, document);
   }
   print(document);
   rf::write_analysis(document, options.out);
@@ -98,6 +113,7 @@ void add_analyze(CLI::App& program) {
   command->add_option("--swap-window", options->swap_window, "Window of --swap streaming")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  add_device_option(*command, options->device);
   add_common_options(*command, *options);
   command->callback([options] { analyze(*options); });
 }

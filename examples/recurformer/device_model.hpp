@@ -1,9 +1,10 @@
 #ifndef EXAMPLES_RECURFORMER_DEVICE_MODEL_HPP
 #define EXAMPLES_RECURFORMER_DEVICE_MODEL_HPP
 
-// Generation on a device: the model in bf16, its kernels in a file of their own (cuda_model.cu,
-// simulated_model.cpp), so that the rest of the program neither needs nvcc nor waits for it.
+// A model on a device, in bf16: its kernels are in files of their own (cuda_model.cu, simulated_model.cpp),
+// so that the rest of the program neither needs nvcc nor waits for it.
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,9 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "recurformer/eval/byte_text.hpp"
 #include "recurformer/model/backend.hpp"
 #include "recurformer/model/sampler.hpp"
 #include "recurformer/model/weights.hpp"
+#include "recurformer/plan/model_analysis.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/mamba.hpp"
 #include "recurformer/spec/mamba2.hpp"
@@ -34,10 +37,15 @@ using DeviceModelWeights = rf::ModelWeights<DeviceSpec::Kinds, DeviceSpec::Preci
 class DeviceModel {
  public:
   virtual ~DeviceModel() = default;
+  virtual const rf::ModelShape& shape() const = 0;
   /// rf::generate() on this model's sequence.
   virtual std::vector<rf::Token> generate(std::span<const rf::Token> prompt, std::int64_t count,
                                           const rf::SamplingOptions& options,
                                           const std::function<bool(rf::Token)>& on_token) = 0;
+  /// What rf::DeviceAnalyser measures on batch(0), …, batch(batches - 1); calls on_batch(how many are done).
+  virtual rf::ModelAnalysis analyse(const std::function<rf::Batch(std::int64_t)>& batch, std::int64_t batches,
+                                    const rf::AnalysisOptions& options,
+                                    const std::function<void(std::int64_t)>& on_batch) = 0;
   virtual std::int64_t cache_tokens() const = 0;
   virtual std::int64_t cache_bytes() const = 0;
   /// "cuda (NVIDIA H100 80GB HBM3)".
@@ -50,6 +58,14 @@ std::string why_no_cuda();
 std::unique_ptr<DeviceModel> model_on_cuda(const DeviceModelWeights& weights);
 /// A model whose CUDA kernels run thread by thread on the CPU: exact, very slow, for finding mistakes.
 std::unique_ptr<DeviceModel> model_on_simulator(const DeviceModelWeights& weights);
+
+/// Adds --device to a command.
+void add_device_option(CLI::App& command, std::string& device);
+/// What "auto" means on this machine: "cuda" where there is a GPU to use, else "cpu".
+std::string automatic_device();
+/// Loads a model folder onto "cuda" or "simulated", whatever precision the file stores; says which backend
+/// runs.
+std::unique_ptr<DeviceModel> load_on_device(const std::string& folder, const std::string& device);
 
 }  // namespace cli
 

@@ -7,6 +7,7 @@
 #include "device_model.hpp"
 #include "recurformer/model/device_model.hpp"
 #include "recurformer/model/generate.hpp"
+#include "recurformer/plan/device_analysis.hpp"
 
 namespace cli {
 
@@ -20,10 +21,21 @@ class DeviceModelOn final : public DeviceModel {
         model_(device_, weights),
         cache_(model_.make_cache()) {}
 
+  const rf::ModelShape& shape() const override { return model_.shape(); }
   std::vector<rf::Token> generate(std::span<const rf::Token> prompt, std::int64_t count,
                                   const rf::SamplingOptions& options,
                                   const std::function<bool(rf::Token)>& on_token) override {
     return rf::generate(model_, cache_, prompt, count, options, on_token);
+  }
+  rf::ModelAnalysis analyse(const std::function<rf::Batch(std::int64_t)>& batch, std::int64_t batches,
+                            const rf::AnalysisOptions& options,
+                            const std::function<void(std::int64_t)>& on_batch) override {
+    rf::DeviceAnalyser<DeviceSpec, Device> analyser(model_, options);
+    for (std::int64_t i = 0; i < batches; ++i) {
+      analyser.add(batch(i));
+      on_batch(i + 1);
+    }
+    return analyser.result();
   }
   std::int64_t cache_tokens() const override { return cache_.length(); }
   std::int64_t cache_bytes() const override { return cache_.bytes(); }

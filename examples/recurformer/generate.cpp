@@ -18,18 +18,9 @@ struct GenerateOptions : CommonOptions {
   rf::SamplingOptions sampling{.temperature = 0.8, .top_p = 0.95};
 };
 
-void check_bytes(const rf::ModelShape& shape) {
-  rf::check(shape.vocabulary == 256, "generate works on models of bytes (a vocabulary of 256); this one has ",
-            shape.vocabulary);
-}
-
-/// The model's weights in bf16, whatever the file stores.
-DeviceModelWeights load_for_device(const std::string& folder) {
-  rf::ModelConfig config = rf::read_model_config(folder);
-  for (auto& kind : config.plan.kinds) kind.precision = "bf16";
-  DeviceModelWeights weights(config.shape, rf::bind_plan<DeviceSpec::Kinds>(config.plan));
-  rf::load_weights(weights, folder);
-  return weights;
+void check_bytes(int vocabulary) {
+  rf::check(vocabulary == 256, "generate works on models of bytes (a vocabulary of 256); this one has ",
+            vocabulary);
 }
 
 /// Prints the text as it is drawn, and keeps time.
@@ -74,7 +65,7 @@ CacheSize generate_on_cpu(const GenerateOptions& options, std::span<const rf::To
                           const rf::SamplingOptions& sampling, Output& output) {
   use_backend(options);
   Model model = load(options.model);
-  check_bytes(model.shape());
+  check_bytes(model.shape().vocabulary);
   model.pack();
   rf::Cache cache = model.make_cache();
   if (!options.load_cache.empty()) rf::load_cache(cache, options.load_cache);
@@ -88,10 +79,8 @@ CacheSize generate_on_device(const GenerateOptions& options, std::span<const rf:
                              const rf::SamplingOptions& sampling, Output& output) {
   rf::check(options.load_cache.empty() && options.save_cache.empty(),
             "--load-cache and --save-cache work with --device cpu only, so far");
-  const DeviceModelWeights weights = load_for_device(options.model);
-  check_bytes(weights.shape);
-  const auto model = options.device == "simulated" ? model_on_simulator(weights) : model_on_cuda(weights);
-  std::fprintf(stderr, "backend: %s; weights and activations in bf16\n", model->backend().c_str());
+  const auto model = load_on_device(options.model, options.device);
+  check_bytes(model->shape().vocabulary);
   output.start();
   model->generate(prompt, options.tokens, sampling, std::ref(output));
   return {model->cache_tokens(), model->cache_bytes()};
@@ -100,7 +89,7 @@ CacheSize generate_on_device(const GenerateOptions& options, std::span<const rf:
 void generate(GenerateOptions options) {
   if (options.device == "auto") {
     const bool needs_cpu = !options.load_cache.empty() || !options.save_cache.empty();
-    options.device = !needs_cpu && why_no_cuda().empty() ? "cuda" : "cpu";
+    options.device = needs_cpu ? "cpu" : automatic_device();
   }
   const std::string prompt =
       options.prompt_file.empty() ? options.prompt : rf::read_text_file(options.prompt_file);
@@ -149,11 +138,7 @@ void add_generate(CLI::App& program) {
       ->add_option("--top-p", options->sampling.top_p,
                    "Draw among the most likely tokens of this total probability")
       ->capture_default_str();
-  command
-      ->add_option("--device", options->device,
-                   "cuda, cpu, or auto: a GPU if there is one; simulated: CUDA kernels on the CPU, very slow")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda", "simulated"}))
-      ->capture_default_str();
+  add_device_option(*command, options->device);
   command->add_option("--load-cache", options->load_cache,
                       "Go on after the prefix whose cache this file holds");
   command->add_option("--save-cache", options->save_cache, "Keep the cache for later");

@@ -31,6 +31,8 @@ data=(--text text.txt --rows 4 --length 96 --copy-rows 1 --copy-lag 24)
 run train "${data[@]}" --steps 12 --layers 2 --d-model 32 --d-head 16 --kv-groups 2 --d-ff 48 --save-every 5 --out original
 cp original/model.safetensors whole.safetensors
 run analyze original "${data[@]}" --batches 2 --window 8 --swap streaming --out analysis.json
+run analyze original --text text.txt --rows 1 --length 48 --copy-rows 0 --copy-lag 8 --batches 1 --window 8 --device simulated --out device_analysis.json
+grep -q "^backend: simulated" err.txt || fail "analyze --device simulated does not name its backend"
 for replacement in mamba mamba2 streaming; do
   run plan original --analysis analysis.json --fraction 0.5 --replacement $replacement --out plan.json --header plan.hpp
   run convert original --plan plan.json --analysis analysis.json --out converted

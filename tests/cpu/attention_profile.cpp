@@ -5,14 +5,17 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "recurformer/core/random.hpp"
 
 TEST_CASE("the mass on every lag is that of the attention matrix") {
-  for (const int d : {16, 80}) {
+  const rf::AttentionMask all = {}, recent = {.sink = 0, .window = 5}, both = {.sink = 3, .window = 20};
+  for (const auto& [d, mask] : {std::pair{16, all}, {80, all}, {16, recent}, {32, both}}) {
     for (const std::int64_t rows : {1, 2, 15, 16, 17, 63, 130}) {
       CAPTURE(d);
+      CAPTURE(mask.window);
       CAPTURE(rows);
       // q, k and the log-sum-exp lie in wider rows, as in a layer's projected activations; what lies between
       // is poison.
@@ -35,11 +38,12 @@ TEST_CASE("the mass on every lag is that of the attention matrix") {
             score += static_cast<double>(projected[static_cast<std::size_t>(i * stride + c)]) *
                      static_cast<double>(projected[static_cast<std::size_t>(j * stride + d + c)]);
           scores.push_back(score / std::sqrt(static_cast<double>(d)));
-          sum += std::exp(scores.back());
+          if (mask.visible(i, j)) sum += std::exp(scores.back());
         }
         lse[static_cast<std::size_t>(2 * i)] = static_cast<float>(std::log(sum));
         for (std::int64_t j = 0; j <= i; ++j)
-          expected[static_cast<std::size_t>(i - j)] += std::exp(scores[static_cast<std::size_t>(j)]) / sum;
+          if (mask.visible(i, j))
+            expected[static_cast<std::size_t>(i - j)] += std::exp(scores[static_cast<std::size_t>(j)]) / sum;
       }
       rf::cpu::attention_profile({.rows = rows,
                                   .d_head = d,
@@ -48,7 +52,8 @@ TEST_CASE("the mass on every lag is that of the attention matrix") {
                                   .k = projected.data() + d,
                                   .k_stride = stride,
                                   .log_sum_exp = lse.data(),
-                                  .log_sum_exp_stride = 2},
+                                  .log_sum_exp_stride = 2,
+                                  .mask = mask},
                                  mass);
       double total = 0;
       for (std::size_t lag = 0; lag < mass.size(); ++lag) {

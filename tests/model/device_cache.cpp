@@ -11,11 +11,9 @@
 #include "recurformer/cpu/attention_mixer.hpp"
 #include "recurformer/cpu/mamba2_mixer.hpp"
 #include "recurformer/cpu/mamba_mixer.hpp"
-#include "recurformer/cuda/simulated.hpp"
 #include "recurformer/model/model.hpp"
+#include "support/simulated_model.hpp"
 #include "support/temporary_folder.hpp"
-
-extern template class rf::DeviceModel<device_model::Spec, rf::Simulated>;  // in device_model.cpp
 
 namespace {
 

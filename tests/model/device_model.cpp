@@ -1,9 +1,7 @@
 #include <doctest/doctest.h>
 
 #include "model/device_model_cases.hpp"
-#include "recurformer/cuda/simulated.hpp"
-
-template class rf::DeviceModel<device_model::Spec, rf::Simulated>;  // for device_cache.cpp, too
+#include "support/simulated_model.hpp"
 
 TEST_CASE("device model, simulated: prefill at once, in chunks and token by token") {
   for (const unsigned seed : {0u, 5u}) {

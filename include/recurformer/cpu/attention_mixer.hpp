@@ -258,29 +258,21 @@ void attention_mixer_backward(const BackwardArguments& a, const AttentionMask& m
   with_d_head(Widths{}, a.shape.d_head, [&](auto d_head) { attention_run_backward<d_head()>(a, mask); });
 }
 
-/// The mask of a streaming head, with limits that 32-bit lane arithmetic can take.
-inline AttentionMask streaming_mask(std::int64_t sink, std::int64_t window) {
-  check(sink >= 0, "streaming attention: sink is ", sink, "; it must be at least 0");
-  check(window >= 1, "streaming attention: window is ", window, "; it must be at least 1");
-  return {.sink = std::min(sink, AttentionMask::unlimited),
-          .window = std::min(window, AttentionMask::unlimited)};
-}
-
 }  // namespace RECURFORMER_ISA
 
 template <AttentionPolicy Policy>
 struct MixerKernel<Attention<Policy>> {
   template <class Precision, class Widths>
-  static void forward(const Attention<Policy>&, const ForwardArguments& arguments) {
-    attention_mixer_forward<Precision, Widths>(arguments, AttentionMask{}, false);
+  static void forward(const Attention<Policy>& mixer, const ForwardArguments& arguments) {
+    attention_mixer_forward<Precision, Widths>(arguments, mixer.mask(), false);
   }
   static std::int64_t saved_size(const Attention<Policy>&, const HeadShape& shape, std::int64_t groups,
                                  std::span<const SequenceRows> sequences) {
     return attention_saved_size(shape, groups, sequences);
   }
   template <class Precision, class Widths>
-  static void backward(const Attention<Policy>&, const BackwardArguments& arguments) {
-    attention_mixer_backward<Widths>(arguments, AttentionMask{});
+  static void backward(const Attention<Policy>& mixer, const BackwardArguments& arguments) {
+    attention_mixer_backward<Widths>(arguments, mixer.mask());
   }
 };
 
@@ -290,7 +282,7 @@ struct MixerKernel<StreamingAttention<Default, Policy>> {
 
   template <class Precision, class Widths>
   static void forward(const Mixer& mixer, const ForwardArguments& arguments) {
-    attention_mixer_forward<Precision, Widths>(arguments, streaming_mask(mixer.sink, mixer.window), true);
+    attention_mixer_forward<Precision, Widths>(arguments, mixer.mask(), true);
   }
   static std::int64_t saved_size(const Mixer&, const HeadShape& shape, std::int64_t groups,
                                  std::span<const SequenceRows> sequences) {
@@ -298,7 +290,7 @@ struct MixerKernel<StreamingAttention<Default, Policy>> {
   }
   template <class Precision, class Widths>
   static void backward(const Mixer& mixer, const BackwardArguments& arguments) {
-    attention_mixer_backward<Widths>(arguments, streaming_mask(mixer.sink, mixer.window));
+    attention_mixer_backward<Widths>(arguments, mixer.mask());
   }
 };
 

@@ -5,7 +5,7 @@
 // log-sum-exp of the attention pass, p_ij = exp(q_i·k_j/√d - lse_i) needs no second softmax and no N×N
 // matrix.
 //
-//   mass[i - j] += p_ij   for all j <= i
+//   mass[i - j] += p_ij   for all keys j that query i sees
 //
 // Flow: keys are transposed once, so that a vector holds the scores of one query with consecutive keys. For a
 // fixed query these go to consecutive lags, backwards; sums are therefore kept by rows - 1 - lag, in float
@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "recurformer/core/config.hpp"
+#include "recurformer/math/attention_mask.hpp"
 #include "recurformer/tile/simd.hpp"
 
 namespace rf::cpu {
@@ -35,6 +36,7 @@ struct ProfileArguments {
   std::int64_t k_stride = 0;
   const float* log_sum_exp = nullptr;
   std::int64_t log_sum_exp_stride = 0;
+  AttentionMask mask = {};  ///< of the attention that left the log-sum-exp
 };
 
 inline namespace RECURFORMER_ISA {
@@ -43,7 +45,8 @@ inline namespace RECURFORMER_ISA {
 inline void attention_profile(const ProfileArguments& arguments, std::span<double> mass) {
   const std::int64_t rows = arguments.rows, padded = (rows + simd::width - 1) / simd::width * simd::width;
   const int d = arguments.d_head;
-  std::vector<float> keys(static_cast<std::size_t>(d * padded));        // (d_head, padded rows)
+  // (d_head, padded rows); a vector may begin at any key
+  std::vector<float> keys(static_cast<std::size_t>(d * padded + simd::width));
   std::vector<float> partial(static_cast<std::size_t>(rows + padded));  // [rows - 1 - lag]
   std::fill(mass.begin(), mass.end(), 0.0);
   for (std::int64_t j = 0; j < rows; ++j)
@@ -59,17 +62,17 @@ inline void attention_profile(const ProfileArguments& arguments, std::span<doubl
       const float* q = arguments.q + i * arguments.q_stride;
       const float lse = arguments.log_sum_exp[i * arguments.log_sum_exp_stride] * to_base_two;
       float* out = partial.data() + (rows - 1 - i);
-      for (std::int64_t j = 0; j <= i; j += simd::width) {
-        simd::Vec score = simd::zero();
-        for (int c = 0; c < d; ++c) score += simd::load(keys.data() + c * padded + j) * q[c];
-        const simd::Vec p = simd::exp2(score * scale - lse);
-        // Keys after the query are masked; their lags are negative and lie behind the sums that are kept.
-        const auto lanes = static_cast<int>(std::min<std::int64_t>(simd::width, i + 1 - j));
-        if (lanes == simd::width)
-          simd::store(out + j, simd::load(out + j) + p);
-        else
-          simd::store_partial(out + j, simd::load_partial(out + j, lanes) + p, lanes);
-      }
+      for (const KeyRange& seen : arguments.mask.seen_by_any(i, i))
+        for (std::int64_t j = seen.begin; j < seen.end; j += simd::width) {
+          simd::Vec score = simd::zero();
+          for (int c = 0; c < d; ++c) score += simd::load(keys.data() + c * padded + j) * q[c];
+          const simd::Vec p = simd::exp2(score * scale - lse);
+          const auto lanes = static_cast<int>(std::min<std::int64_t>(simd::width, seen.end - j));
+          if (lanes == simd::width)
+            simd::store(out + j, simd::load(out + j) + p);
+          else
+            simd::store_partial(out + j, simd::load_partial(out + j, lanes) + p, lanes);
+        }
     }
     for (std::int64_t lag = 0; lag < rows; ++lag)
       mass[static_cast<std::size_t>(lag)] +=

@@ -19,7 +19,7 @@ namespace rf::cuda {
 namespace detail {
 
 /// What attention over pages and over rings plan alike. `Source` says what the parameters of a launch are
-/// made of: KeyValues, its mask(mixer), its parameters(binder, mixer, run), and what follows.
+/// made of: KeyValues, its bind(binder, mixer, run, …), and what follows.
 template <class M, class Source, int D, int Threads>
 struct AttentionPrefillPlanner {
   using Work = AttentionPrefillWork<typename Source::KeyValues, D, Threads>;
@@ -35,7 +35,7 @@ struct AttentionPrefillPlanner {
   static Plan plan(WorkPlanner<Device>& planner, const M& mixer, const HeadShape& shape, int groups) {
     constexpr double flops_per_microsecond = 1.2e4 * Threads;  // two fifths of an H100's
     const std::span<const SequenceRows> sequences = planner.batch.sequences;
-    const AttentionMask mask = Source::mask(mixer);
+    const AttentionMask mask = mixer.mask();
     std::vector<int> items(sequences.size(), 0);  // of every group
     for (const AttentionItem& item :
          plan_prefill<typename Work::Tuning>(sequences, groups, shape.queries_per_group, mask)) {
@@ -54,7 +54,7 @@ struct AttentionPrefillPlanner {
   static typename Work::Parameters bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run,
                                         const Plan& plan) {
     typename Work::Parameters out;
-    Source::bind(binder, mixer, run, plan.after, out.attention, out.after, D);
+    Source::bind(binder, mixer, run, plan.after, out.attention, out.after);
     return out;
   }
 
@@ -68,7 +68,7 @@ struct AttentionPrefillPlanner {
                                int groups) {
     if constexpr (has_kernel_of_its_own) {
       const auto items = plan_prefill<PrefillTuningSm90<D>>(planner.batch.sequences, groups,
-                                                            shape.queries_per_group, Source::mask(mixer));
+                                                            shape.queries_per_group, mixer.mask());
       return {planner.uploads.add(items), items.size()};
     }
     return {};
@@ -101,7 +101,7 @@ struct AttentionDecodePlanner {
     using Tuning = typename Work::Tuning;
     constexpr double start = 2, bytes_per_microsecond = 1.1e4;  // the bandwidth of half a multiprocessor
     const DecodePlan decode = plan_decode<Tuning>(planner.batch.sequences, groups, shape.queries_per_group,
-                                                  Source::mask(mixer), planner.blocks);
+                                                  mixer.mask(), planner.blocks);
     std::vector<int> items(planner.batch.sequences.size(), 0);
     for (std::size_t i = 0; i < decode.items.size(); ++i) {
       const DecodeItem& item = decode.items[i];
@@ -121,7 +121,7 @@ struct AttentionDecodePlanner {
   static typename Work::Parameters bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run,
                                         const Plan& plan) {
     typename Work::Parameters out;
-    Source::bind(binder, mixer, run, plan.after, out.attention, out.after, D);
+    Source::bind(binder, mixer, run, plan.after, out.attention, out.after);
     out.items = plan.items;
     out.workspace = {.partials = plan.partials, .counters = binder.counters + plan.counters};
     return out;
@@ -149,20 +149,19 @@ struct PagedSource {
   using KeyValues = PagedKeyValues<T>;
   struct AfterPlan {};
 
-  static AttentionMask mask(const M&) { return {}; }
   template <class Device>
   static AfterPlan plan_after(WorkPlanner<Device>&, int, const std::vector<int>&) {
     return {};
   }
   template <class Device>
   static void bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run, const AfterPlan&,
-                   AttentionParameters<KeyValues>& attention, AfterAttention<KeyValues>&, int) {
+                   AttentionParameters<KeyValues>& attention, AfterAttention<KeyValues>&) {
     const KeyValues key_values{.keys = reinterpret_cast<const T*>(run.fields[0].data),
                                .values = reinterpret_cast<const T*>(run.fields[1].data),
                                .pages = binder.batch.pages,
                                .pages_per_sequence = binder.batch.pages_per_sequence,
                                .groups = run.groups};
-    attention = attention_parameters(binder, run, key_values, mask(mixer));
+    attention = attention_parameters(binder, run, key_values, mixer.mask());
   }
 };
 
@@ -175,7 +174,6 @@ struct RingSource {
     const int* items_per_group = nullptr;
   };
 
-  static AttentionMask mask(const M& mixer) { return {.sink = mixer.sink, .window = mixer.window}; }
   template <class Device>
   static AfterPlan plan_after(WorkPlanner<Device>& planner, int groups, const std::vector<int>& items) {
     return {.arrived = planner.list.take_counters(std::int64_t{groups} * planner.batch.count()),
@@ -183,7 +181,7 @@ struct RingSource {
   }
   template <class Device>
   static void bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run, const AfterPlan& plan,
-                   AttentionParameters<KeyValues>& attention, AfterAttention<KeyValues>& after, int d_head) {
+                   AttentionParameters<KeyValues>& attention, AfterAttention<KeyValues>& after) {
     std::vector<T*> rings[2];
     for (int field = 0; field < 2; ++field)
       for (const int slot : binder.batch.slots)
@@ -195,7 +193,7 @@ struct RingSource {
                         .values = {run.targets[2].data, run.targets[2].stride},
                         .sink = static_cast<int>(mixer.sink),
                         .capacity = static_cast<int>(run.fields[0].capacity),
-                        .d_head = d_head},
+                        .d_head = run.shape.d_head},
              .arrived = binder.counters + plan.arrived,
              .items_per_group = plan.items_per_group};
     const KeyValues key_values{.past_keys = after.append.past_keys,
@@ -205,9 +203,19 @@ struct RingSource {
                                .sink = after.append.sink,
                                .capacity = after.append.capacity,
                                .groups = run.groups};
-    attention = attention_parameters(binder, run, key_values, mask(mixer));
+    attention = attention_parameters(binder, run, key_values, mixer.mask());
   }
 };
+
+/// A run's attention by itself, without what follows it.
+template <class Source, class M, class Device, class T>
+AttentionParameters<typename Source::KeyValues> attention_alone(WorkBinder<Device>& binder, const M& mixer,
+                                                                const DeviceRun<T>& run) {
+  AttentionParameters<typename Source::KeyValues> out;
+  AfterAttention<typename Source::KeyValues> nothing;
+  Source::bind(binder, mixer, run, {}, out, nothing);
+  return out;
+}
 
 /// What does not depend on where keys and values are.
 struct NoPreparation {
@@ -243,6 +251,12 @@ struct MixerKernel<Attention<Policy>> : detail::NoPreparation {
   using Prefill = detail::AttentionPrefillPlanner<M, detail::PagedSource<M, T>, D, Threads>;
   template <int D, class T, int>
   using Decode = detail::AttentionDecodePlanner<M, detail::PagedSource<M, T>, D>;
+
+  template <class Device, class T>
+  static AttentionParameters<PagedKeyValues<T>> attention(WorkBinder<Device>& binder, const M& mixer,
+                                                          const DeviceRun<T>& run) {
+    return detail::attention_alone<detail::PagedSource<M, T>>(binder, mixer, run);
+  }
 };
 
 template <StreamingWindow Default, AttentionPolicy Policy>
@@ -267,6 +281,12 @@ struct MixerKernel<StreamingAttention<Default, Policy>> : detail::NoPreparation 
   using Prefill = detail::AttentionPrefillPlanner<M, detail::RingSource<M, T>, D, Threads>;
   template <int D, class T, int>
   using Decode = detail::AttentionDecodePlanner<M, detail::RingSource<M, T>, D>;
+
+  template <class Device, class T>
+  static AttentionParameters<RingKeyValues<T>> attention(WorkBinder<Device>& binder, const M& mixer,
+                                                         const DeviceRun<T>& run) {
+    return detail::attention_alone<detail::RingSource<M, T>>(binder, mixer, run);
+  }
 };
 
 }  // namespace rf::cuda

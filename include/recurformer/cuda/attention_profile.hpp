@@ -5,7 +5,7 @@
 // and keys alone: with the log-sum-exp that attention's recency probe has left, p_ij = exp(q_i·k_j / √d_head
 // - lse_i) needs no second softmax and no N×N matrix.
 //
-//   mass[i - j] += p_ij   for all j <= i
+//   mass[i - j] += p_ij   for all keys j that query i sees
 //
 // A block has one head of one sequence and one band of lags: all pairs of a tile of 64 queries and the tile
 // of 64 keys `band` tiles before it. In every pair the same place of the tile has the same lag, so that each
@@ -67,11 +67,12 @@ void each_profile_lag(const ProfileItem& item, std::span<const float> sums, std:
 
 inline namespace RECURFORMER_ARCH {
 
-template <class T, int D>
+template <class KeyValues, int D>
 struct AttentionProfileKernel {
+  using T = typename KeyValues::Element;
   /// `attention` as prefill with the probe got it; of its results only log_sum_exp is read.
   struct Parameters {
-    AttentionParameters<PagedKeyValues<T>, RecencyProbe> attention;
+    AttentionParameters<KeyValues, RecencyProbe> attention;
     const ProfileItem* items = nullptr;
     float* sums = nullptr;  ///< (items, profile_lags)
   };
@@ -127,8 +128,9 @@ struct AttentionProfileKernel {
     const int first_key = (t - item.band) * profile_tile;
     const auto keys =
         attention.key_values.template group<D>(sequence, item.sequence, group, 0).tile(first_key);
-    copy_rows<threads, true>(place(stage, 1), arch::thread_index(), 0, valid_rows(rows, t - item.band),
-                             [&](int r) { return keys.key(r); });
+    copy_rows<threads, KeyValues::affine>(place(stage, 1), arch::thread_index(), 0,
+                                          valid_rows(rows, t - item.band),
+                                          [&](int r) { return keys.key(r); });
     arch::commit_copies();
   }
 
@@ -140,7 +142,8 @@ struct AttentionProfileKernel {
     tile::ScoreFragment<1, profile_tile> scores;
     scores.unit = unit;
     multiply_abt(scores, queries, place(stage, 1));
-    const int valid = valid_rows(rows_of(p, item), t);
+    const int valid = valid_rows(rows_of(p, item), t), window = static_cast<int>(p.attention.mask.window),
+              sinks = static_cast<int>(p.attention.mask.sink) - (t - item.band) * profile_tile;
     float offset[2];
     int row[2];
     RECURFORMER_UNROLL
@@ -153,7 +156,8 @@ struct AttentionProfileKernel {
       RECURFORMER_UNROLL
       for (int e = 0; e < 4; ++e) {
         const int half = e / 2, column = 8 * strip + tile::fragment_column() + e % 2;
-        const bool seen = row[half] < valid && (item.band > 0 || column <= row[half]);
+        const int lag = item.band * profile_tile + row[half] - column;
+        const bool seen = row[half] < valid && lag >= 0 && (lag < window || column < sinks);
         const float probability = arch::exp2(scores.value[0][strip][e] * scores.unit - offset[half]);
         sums.value[0][strip][e] += seen ? probability : 0.0f;
       }
@@ -190,10 +194,10 @@ struct AttentionProfileKernel {
 }  // namespace RECURFORMER_ARCH
 
 /// Computes the sums of every item, those of plan_profile() on the device: (items, profile_lags).
-template <int D, class T, class Device>
-void attention_profile(Device& device, const AttentionParameters<PagedKeyValues<T>, RecencyProbe>& attention,
+template <int D, class KeyValues, class Device>
+void attention_profile(Device& device, const AttentionParameters<KeyValues, RecencyProbe>& attention,
                        std::span<const ProfileItem> items, float* sums) {
-  using Kernel = AttentionProfileKernel<T, D>;
+  using Kernel = AttentionProfileKernel<KeyValues, D>;
   if (items.empty()) return;
   device.template launch<Kernel>(
       {.blocks = {.x = static_cast<int>(items.size())}, .shared_bytes = Kernel::shared_bytes},

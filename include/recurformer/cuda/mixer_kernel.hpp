@@ -6,42 +6,48 @@
 // columns go, and what happens then, is the mixer's:
 //
 //   template <> struct rf::cuda::MixerKernel<MyMixer> {
-//     static constexpr int targets = …;      // matrices or caches that its projected columns are written to
-//     // elements per row of matrix `target`, a multiple of 8; 0: the pages of a cache field, see field()
+//     // matrices or caches that its projected columns are written to
+//     static constexpr int targets = …;
+//     // elements per row of matrix `target`, a multiple of 8; 0: the pages of a cache field
 //     static std::int64_t target_width(const MyMixer&, const HeadShape&, int groups, int target);
 //     // the cache field whose pages target `target` are; only where target_width is 0
 //     static std::size_t target_field(int target);
 //     // adds the columns of all groups: rows [first_row, …) of the weights, targets [first_target, …)
-//     static void add_projection(const MyMixer&, const HeadShape&, int groups, int first_target, int
-//     first_row,
-//                                ProjectionLayout&);
+//     static void add_projection(const MyMixer&, const HeadShape&, int groups, int first_target,
+//                                int first_row, ProjectionLayout&);
 //     // floats that prepare() makes of the local parameters, once per set of weights
 //     template <int D> static std::size_t prepared_size(const HeadShape&, int groups);
-//     template <int D, class Device> static void prepare(Device&, const HeadShape&, int groups,
-//                                                        std::span<const float* const> local, float*
-//                                                        prepared);
+//     template <int D, class Device>
+//     static void prepare(Device&, const HeadShape&, int groups, std::span<const float* const> local,
+//                         float* prepared);
 //     // the heads: how they are cut into work items, and what a launch of these gets (cuda/work_item.hpp),
-//     for
-//     // many new tokens per sequence and for at most most_decode_rows; blocks have `Threads` threads
+//     // for many new tokens per sequence and for at most most_decode_rows; blocks have `Threads` threads
 //     template <int D> static constexpr int prefill_threads = …;  // blocks must have so many at least
 //     template <int D, class T, int Threads> struct Prefill {
 //       using Work = …;
-//       static constexpr bool fills_gaps = …;                    // planned after the others: knows their
-//       cost struct Plan { int shared_bytes; … };                     // depends on the batch, not on the
-//       layer template <class Device> static Plan plan(WorkPlanner<Device>&, const MyMixer&, const
-//       HeadShape&, int groups); template <class Device> static typename Work::Parameters
-//       bind(WorkBinder<Device>&, const MyMixer&, const DeviceRun<T>&, const Plan&);
+//       static constexpr bool fills_gaps = …;  // planned after the others: knows their cost
+//       struct Plan { int shared_bytes; … };   // depends on the batch, not on the layer
+//       template <class Device>
+//       static Plan plan(WorkPlanner<Device>&, const MyMixer&, const HeadShape&, int groups);
+//       template <class Device>
+//       static typename Work::Parameters bind(WorkBinder<Device>&, const MyMixer&, const DeviceRun<T>&,
+//                                             const Plan&);
 //     };
 //     template <int D, class T, int Threads> struct Decode { the same };
+//   };
 //
-//   A Prefill may have a launch of its own for layers that have no other heads; its bind() then gets a Plan
-//   that plan() has not made:
+// A Prefill may have a launch of its own for layers that have no other heads; its bind() then gets a Plan
+// that plan() has not made:
 //
-//       static bool computes_alone(const Device&);               // whether this device is one for it
+//       static bool computes_alone(const Device&);  // whether this device is one for it
 //       using ItemsAlone = …;
 //       static ItemsAlone plan_alone(WorkPlanner<Device>&, const MyMixer&, const HeadShape&, int groups);
 //       static void launch_alone(Device&, const typename Work::Parameters&, const ItemsAlone&);
-//   };
+//
+// A mixer whose heads are attention may show it to the analysis (plan/device_analysis.hpp):
+//
+//     template <class Device, class T>
+//     static AttentionParameters<…> attention(WorkBinder<Device>&, const MyMixer&, const DeviceRun<T>&);
 //
 // Rollback needs nothing of a mixer but what follows from its cache fields. The heads of one that declares a
 // state may be planned for part of a call's tokens, the others in a later launch (a sequence's first_row is

@@ -15,7 +15,8 @@
 
 #include "recurformer/core/error.hpp"
 #include "recurformer/core/random.hpp"
-#include "recurformer/model/model.hpp"
+#include "recurformer/model/backend.hpp"
+#include "recurformer/spec/batch.hpp"
 
 namespace rf {
 

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -40,6 +41,12 @@ class DeviceLayers {
   using T = typename Precision::Weight;
   using Cache = DeviceCache<Device>;
   using Call = detail::DeviceCall<T>;
+  using Layer = DeviceLayerWeights<Kinds, Precision, Device>;
+  /// Looks at what the heads of a layer are about to compute: called with the layer's index, its weights, the
+  /// call's tokens and each run as its mixer gets it. May launch kernels, which may use the heads' places in
+  /// the output.
+  using Observer = std::function<void(std::size_t layer, const Layer& weights, const cuda::DeviceBatch& batch,
+                                      std::span<const cuda::DeviceRun<T>> runs)>;
 
   DeviceLayers(Device& device, const ModelWeights<Kinds, Precision>& host)
       : device_(&device),
@@ -60,10 +67,12 @@ class DeviceLayers {
     uploads_.reset();
   }
 
-  /// The call's tokens through all layers; the cache advances.
-  void run(const Call& call, Cache& cache) {
+  /// The call's tokens through all layers; the cache advances. With an observer the call is a prefill,
+  /// however few its tokens are.
+  void run(const Call& call, Cache& cache, const Observer& observer = {}) {
     replay(call, cache);
-    with_heads(call.batch.longest, [&]<class Heads>(Heads) { run_layers<Heads>(call, cache); });
+    const HeadsMode mode = observer ? HeadsMode::prefill : mode_for(call.batch.longest);
+    with_heads(mode, [&]<class Heads>(Heads) { run_layers<Heads>(call, cache, observer); });
     for (std::size_t i = 0; i < call.slots.size(); ++i) cache.advance(call.slots[i], call.sequences[i].rows);
     for (const detail::DeviceStage& stage : call.stages)
       for (const auto& [sequence, position] : stage.tokens.reached)
@@ -83,11 +92,15 @@ class DeviceLayers {
   }
 
  private:
-  /// Calls f(DeviceHeads of the model's width, for calls with at most `longest` tokens per sequence).
+  /// For calls with at most `longest` tokens per sequence.
+  static HeadsMode mode_for(std::int64_t longest) {
+    return longest <= cuda::most_decode_rows ? HeadsMode::decode : HeadsMode::prefill;
+  }
+  /// Calls f(DeviceHeads of the model's width).
   template <class F>
-  void with_heads(std::int64_t longest, F&& f) const {
+  void with_heads(HeadsMode mode, F&& f) const {
     detail::with_device_width(Widths{}, shape_.d_head, [&](auto d_head) {
-      if (longest <= cuda::most_decode_rows)
+      if (mode == HeadsMode::decode)
         f(DeviceHeads<Kinds, decltype(d_head)::value, T, HeadsMode::decode>{});
       else
         f(DeviceHeads<Kinds, decltype(d_head)::value, T, HeadsMode::prefill>{});
@@ -108,8 +121,9 @@ class DeviceLayers {
   /// What the launches of all layers get.
   template <class Heads>
   struct LayerCalls {
-    std::vector<HeadsCall<Heads>> heads;                    // one after the other in every layer
-    std::vector<const cuda::ProjectionTarget<T>*> targets;  // per layer
+    std::vector<HeadsCall<Heads>> heads;                           // one after the other in every layer
+    std::vector<std::vector<cuda::ProjectionTarget<T>>> targets;   // per layer
+    std::vector<const cuda::ProjectionTarget<T>*> device_targets;  // the same on the device
     std::vector<cuda::RowCopies> recorded;  // per layer; none for a cache that cannot be rolled back
   };
 
@@ -130,8 +144,8 @@ class DeviceLayers {
     calls.heads = std::move(heads);
     for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
       layer_memory_.rewind();
-      const std::vector<cuda::ProjectionTarget<T>> targets = make_targets(i, batch.rows, cache);
-      calls.targets.push_back(uploads_.add(targets));
+      const auto& targets = calls.targets.emplace_back(make_targets(i, batch.rows, cache));
+      calls.device_targets.push_back(uploads_.add(targets));
       for (HeadsCall<Heads>& one : calls.heads)
         one.parameters.push_back(Heads::bind(one.plan(i), one.batches, uploads_, counters_.data(), shape,
                                              weights_.layers[i], [&](std::size_t index, const auto& run) {
@@ -146,7 +160,7 @@ class DeviceLayers {
 
   /// Plans all layers, then launches them.
   template <class Heads>
-  void run_layers(const Call& call, Cache& cache) {
+  void run_layers(const Call& call, Cache& cache, const Observer& observer) {
     std::vector<HeadsCall<Heads>> heads;
     for (const detail::DeviceStage& stage : call.stages) {
       const bool is_first = heads.empty();
@@ -156,7 +170,7 @@ class DeviceLayers {
         prepare(std::move(heads), call.batch, call.u, detail::RecordedDirection::to_cache, cache);
     embed(call);
     for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
-      run_layer(i, call, calls, cache);
+      run_layer(i, call, calls, cache, observer);
       if (!calls.recorded.empty()) cuda::copy_rows(*device_, calls.recorded[i]);
     }
   }
@@ -188,7 +202,7 @@ class DeviceLayers {
     const cuda::DeviceBatch batch =
         detail::make_batch<Device>(sequences, slots, cache, call.batch.rope, uploads_);
     T* ignored = memory_.template take<T>(static_cast<std::size_t>(rows * shape_.heads_width()));
-    with_heads(batch.longest, [&]<class Heads>(Heads) {
+    with_heads(mode_for(batch.longest), [&]<class Heads>(Heads) {
       std::vector<HeadsCall<Heads>> heads(1);
       heads[0].batches.recurrent = &batch;
       const LayerCalls<Heads> calls =
@@ -201,13 +215,16 @@ class DeviceLayers {
   }
 
   template <class Heads>
-  void run_layer(std::size_t index, const Call& call, const LayerCalls<Heads>& calls, Cache& cache) {
-    const auto& layer = weights_.layers[index];
-    cuda::DecodeLayerSteps<T> steps = linear_steps(layer, call, calls.targets[index]);
+  void run_layer(std::size_t index, const Call& call, const LayerCalls<Heads>& calls, Cache& cache,
+                 const Observer& observer) {
+    const Layer& layer = weights_.layers[index];
+    cuda::DecodeLayerSteps<T> steps = linear_steps(layer, call, calls.device_targets[index]);
     if constexpr (Heads::mode == HeadsMode::decode)
       if (call.rows <= cuda::most_decode_layer_rows) return run_few_rows(index, call, calls, steps, cache);
     constexpr int least_rows = cuda::most_decode_layer_rows + 1;
     cuda::launch_linear<least_rows>(*device_, steps.projection, steps.norm, steps.project);
+    if (observer)
+      observer(index, layer, call.batch, describe_runs(index, call.u, cache, calls.targets[index]));
     launch_heads(calls.heads[0], index);
     continue_heads(index, call, calls, cache);
     cuda::launch_linear<least_rows>(*device_, steps.output, cuda::NoNorm{}, steps.residual);
@@ -263,7 +280,6 @@ class DeviceLayers {
   }
 
   /// The matrix products of a layer.
-  template <class Layer>
   cuda::DecodeLayerSteps<T> linear_steps(const Layer& layer, const Call& call,
                                          const cuda::ProjectionTarget<T>* targets) const {
     const LayerShape& shape = shape_;
@@ -308,6 +324,17 @@ class DeviceLayers {
           target.page_row = shape.d_head;
         }
       }
+    });
+    return out;
+  }
+
+  /// All runs of a layer; those without groups are described by nothing.
+  std::vector<cuda::DeviceRun<T>> describe_runs(std::size_t layer, T* heads_out, const Cache& cache,
+                                                std::span<const cuda::ProjectionTarget<T>> targets) {
+    std::vector<cuda::DeviceRun<T>> out;
+    weights_.layers[layer].for_each_run([&](std::size_t index, const auto& run) {
+      out.push_back(run.groups > 0 ? describe_run(layer, index, run, heads_out, cache, targets)
+                                   : cuda::DeviceRun<T>{});
     });
     return out;
   }

@@ -40,10 +40,12 @@ class DeviceModel {
   using Weights = ModelWeights<Kinds, Precision>;
   using T = typename Precision::Weight;
   using Cache = DeviceCache<Device>;
+  using Observer = typename DeviceLayers<Kinds, Precision, Widths, Device>::Observer;
 
   /// Copies the weights of a model on the host, which are not packed, to `device`, which must outlive this.
   DeviceModel(Device& device, const Weights& host);
 
+  Device& device() const { return *device_; }
   const ModelShape& shape() const { return shape_; }
   const CacheLayout& cache_layout() const { return layout_; }
   /// An empty cache for this model.
@@ -82,6 +84,12 @@ class DeviceModel {
     return run(tokens, parts, cache, {.sampling = options, .uniforms = uniforms});
   }
 
+  /// The same with an observer of every layer's heads (plan/device_analysis.hpp).
+  void observe(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache,
+               const Observer& observer) {
+    run(tokens, parts, cache, {.observer = observer});
+  }
+
   /// Logits (vocabulary) of the last of `tokens`, the next ones of one sequence. Long prompts are fed in
   /// chunks.
   std::span<const float> next_logits(std::span<const Token> tokens, Cache& cache, std::int64_t sequence = 0) {
@@ -104,6 +112,7 @@ class DeviceModel {
     bool logits = false;  ///< on the host
     SamplingOptions sampling = {};
     std::span<const double> uniforms = {};
+    Observer observer = {};
   };
 
   std::span<const Token> feed_all_but_the_last_chunk(std::span<const Token> tokens, Cache& cache,
@@ -228,7 +237,7 @@ std::vector<Token> DeviceModel<Spec, Device>::run(std::span<const Token> tokens,
   layers_.begin_call();
   Call call = begin(tokens, parts, cache);
   call.uniforms = layers_.uploads().add(wanted.uniforms);
-  layers_.run(call, cache);
+  layers_.run(call, cache, wanted.observer);
   return finish(call, wanted);
 }
 

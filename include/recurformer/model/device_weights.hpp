@@ -76,6 +76,7 @@ struct DeviceRunWeights {
       : mixer(host.mixer),
         groups(static_cast<int>(host.groups.size())),
         first_target(target),
+        members(host.groups),
         group_index(device, host.groups),
         prepared(device, 0) {
     for (const auto& values : host.local) local.emplace_back(device, values);
@@ -95,8 +96,9 @@ struct DeviceRunWeights {
 
   Mixer mixer;
   int groups;
-  int first_target;  ///< of the layer's projection targets
-  Array<int> group_index;
+  int first_target;          ///< of the layer's projection targets
+  std::vector<int> members;  ///< the layer's index of each group
+  Array<int> group_index;    ///< the same on the device
   std::vector<Array<float>> local;
   Array<float> prepared;
 };

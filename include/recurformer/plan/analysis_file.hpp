@@ -4,13 +4,14 @@
 // Analyses as JSON, for people to read and for planning and conversion to follow:
 //
 //   {"recurformer_analysis": 1, "window": 16, "sink": 4, "sequences": 64, "tokens": 16384,
-//   "queries_per_group": 2,
-//    "layers": [{"heads": [{"recency": 0.8, "recency_error": 0.01, "sink_free_recency": …,
-//    "sink_free_recency_error": …,
+//    "queries_per_group": 2,
+//    "layers": [{"heads": [{"recency": 0.8, "recency_error": 0.01,
+//                           "sink_free_recency": …, "sink_free_recency_error": …,
 //                           "sink_mass": …, "sink_mass_error": …, "queries": …, "skipped_queries": …,
 //                           "profile": {"lag": […], "lags": […], "probability": […]}}, …]}, …],
-//    "swap": {"replacement": "mamba:fp32", "divergence": [[…]], "recall_drop": [[…]]}}        swap is
-//    optional
+//    "swap": {"replacement": "mamba:fp32", "divergence": [[…]], "recall_drop": [[…]]}}
+//
+// where swap is optional.
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -20,7 +21,7 @@
 
 #include "recurformer/checkpoint/atomic_file.hpp"
 #include "recurformer/checkpoint/json.hpp"
-#include "recurformer/plan/analysis.hpp"
+#include "recurformer/plan/model_analysis.hpp"
 #include "recurformer/plan/swap.hpp"
 
 namespace rf {

@@ -4,6 +4,7 @@
 #include <array>
 #include <string_view>
 
+#include "recurformer/math/attention_mask.hpp"
 #include "recurformer/spec/mixer.hpp"
 
 namespace rf {
@@ -59,6 +60,9 @@ struct Attention {
     return detail::attention_parameters<Policy>(shape);
   }
 
+  /// Every earlier token is seen.
+  static constexpr AttentionMask mask() { return {}; }
+
   /// Rotated keys, and values: every row kept.
   constexpr std::array<CacheField, 2> cache_fields(const HeadShape& shape) const {
     return {CacheField{.name = "key", .kind = FieldKind::rows, .slice = slice_of(shape.d_head)},
@@ -66,7 +70,8 @@ struct Attention {
   }
 };
 
-/// True if heads of mixer M have exactly the tensors of attention heads, so that replacing one needs no new weights.
+/// True if heads of mixer M have exactly the tensors of attention heads, so that replacing one needs no new
+/// weights.
 template <Mixer M>
 inline constexpr bool reuses_attention_weights = M::module == Attention<>::module;
 

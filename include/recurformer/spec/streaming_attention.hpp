@@ -1,10 +1,13 @@
 #ifndef RECURFORMER_SPEC_STREAMING_ATTENTION_HPP
 #define RECURFORMER_SPEC_STREAMING_ATTENTION_HPP
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string_view>
 
+#include "recurformer/core/error.hpp"
+#include "recurformer/math/attention_mask.hpp"
 #include "recurformer/spec/attention.hpp"
 
 namespace rf {
@@ -35,6 +38,15 @@ struct StreamingAttention {
 
   constexpr auto parameters(const HeadShape& shape) const {
     return detail::attention_parameters<Policy>(shape);
+  }
+
+  /// What is seen, with limits that 32-bit arithmetic can take. ArgumentError for a negative sink, or no
+  /// window.
+  AttentionMask mask() const {
+    check(sink >= 0, "streaming attention: sink is ", sink, "; it must be at least 0");
+    check(window >= 1, "streaming attention: window is ", window, "; it must be at least 1");
+    return {.sink = std::min(sink, AttentionMask::unlimited),
+            .window = std::min(window, AttentionMask::unlimited)};
   }
 
   constexpr std::array<CacheField, 2> cache_fields(const HeadShape& shape) const {
