@@ -13,8 +13,8 @@ using namespace rf;
 using test::contains;
 using test::TestDevice;
 
-/// The first warpgroup goes down to Producer registers, the others up to Consumer.
-template <int Threads, int Producer, int Consumer, int BlocksPerMultiprocessor = 1>
+/// One warpgroup goes down to Producer registers, the others up to Consumer.
+template <int Threads, int Producer, int Consumer, int BlocksPerMultiprocessor = 1, int ProducerGroup = 0>
 struct PoolKernel {
   struct Parameters {
     int* done;  ///< (Threads)
@@ -23,7 +23,7 @@ struct PoolKernel {
   static constexpr int least_compute_capability = 90;
 
   RECURFORMER_DEVICE static void run(const Parameters& p) {
-    if (arch::warp_index() < 4)
+    if (arch::warp_index() / 4 == ProducerGroup)
       arch::decrease_registers<Producer>();
     else
       arch::increase_registers<Consumer>();
@@ -46,6 +46,8 @@ TEST_CASE("what the launch gave can be shared out anew, to the last register") {
     check_pool<PoolKernel<384, 40, 232>>(device);
     check_pool<PoolKernel<512, 32, 160>>(device);     // 4 · 128
     check_pool<PoolKernel<256, 24, 104, 4>>(device);  // 2 · 64
+    check_pool<PoolKernel<384, 24, 240, 1, 1>>(device);
+    check_pool<PoolKernel<384, 24, 240, 1, 2>>(device);
   }
 }
 

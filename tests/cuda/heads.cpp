@@ -15,6 +15,7 @@
 #include "recurformer/cuda/attention_mixer.hpp"
 #include "recurformer/cuda/mamba2_mixer.hpp"
 #include "recurformer/cuda/mamba_mixer.hpp"
+#include "recurformer/cuda/sm90/heads.hpp"
 #include "support/attention_batch.hpp"
 #include "support/test_device.hpp"
 
@@ -32,12 +33,30 @@ using rf::test::TestDevice;
 /// So many blocks that sequences of some hundred tokens are worth cutting.
 constexpr int blocks = 64;
 
-template <int d_head, int threads>
-using AttentionKernel = rf::cuda::MixerKernel<rf::Attention<>>::Prefill<d_head, bf16, threads>;
-template <int d_head, int threads>
-using MambaKernel = rf::cuda::MixerKernel<rf::Mamba<>>::Prefill<d_head, bf16, threads>;
-template <int d_head, int threads>
-using Mamba2Kernel = rf::cuda::MixerKernel<rf::Mamba2<>>::Prefill<d_head, bf16, threads>;
+/// Blocks of so many threads, as on every GPU.
+template <int D, int Threads>
+struct EveryGpu {
+  static constexpr int d_head = D;
+  using Attention = rf::cuda::MixerKernel<rf::Attention<>>::Prefill<D, bf16, Threads>;
+  using Scan = rf::cuda::MixerKernel<rf::Mamba<>>::Prefill<D, bf16, Threads>;
+  using Ssd = rf::cuda::MixerKernel<rf::Mamba2<>>::Prefill<D, bf16, Threads>;
+  template <class... Works>
+  using Kernel = rf::cuda::HeadsKernel<Threads, Works...>;
+  static auto attention(const auto& parameters) {
+    return typename Attention::Work::Parameters{parameters, {}};
+  }
+};
+
+/// Hopper's, whose attention is written for warpgroups.
+template <int D>
+struct Hopper : EveryGpu<D, rf::cuda::sm90::consumer_threads> {
+  using Attention = rf::cuda::MixerKernel<rf::Attention<>>::PrefillSm90<D, bf16>;
+  template <class... Works>
+  using Kernel = rf::cuda::sm90::HeadsKernel<Works...>;
+  static auto attention(const auto& parameters) {
+    return rf::cuda::sm90::mapped<typename Attention::Work::Tuning, D>(parameters);
+  }
+};
 
 /// What the planners of three runs, each with a batch of its own, share.
 struct Planning {
@@ -64,11 +83,14 @@ struct Planning {
   int shared_bytes = 0;
 };
 
-template <int d_head, int threads>
+template <class Gpu>
 void check_mixed(TestDevice& device, bool reverse_free_items) {
-  using Attention = AttentionKernel<d_head, threads>;
-  using Scan = MambaKernel<d_head, threads>;
-  using Ssd = Mamba2Kernel<d_head, threads>;
+  using Attention = typename Gpu::Attention;
+  using Scan = typename Gpu::Scan;
+  using Ssd = typename Gpu::Ssd;
+  using Kernel =
+      typename Gpu::template Kernel<typename Attention::Work, typename Scan::Work, typename Ssd::Work>;
+  constexpr int d_head = Gpu::d_head;
   const rf::test::AttentionShapes shapes{.sequences = rf::test::packed({{90, 0}, {0, 3}, {1, 70}, {37, 64}}),
                                          .heads = 2,
                                          .group_index = {2, 0},
@@ -99,7 +121,7 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
   unsigned* const of_works = counters.data() + own;
 
   rf::cuda::WorkParameters<typename Attention::Work, typename Scan::Work, typename Ssd::Work> parameters;
-  parameters.first.attention = attention_memory.parameters();
+  parameters.first = Gpu::attention(attention_memory.parameters());
   rf::test::MambaResult scanned;
   const auto launch = [&](const rf::cuda::mamba::Arguments<bf16>& arguments) {
     parameters.rest.first = {.prefill = {.arguments = arguments,
@@ -108,7 +130,7 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
                                          .chunk_delta_sums = scan.chunk_delta_sums},
                              .arrived = of_works + scan.arrived,
                              .carried = of_works + scan.carried};
-    rf::cuda::launch_heads<threads>(
+    rf::cuda::launch_heads<Kernel>(
         device,
         {.items = on_device.data(), .count = planning.list.size(), .shared_bytes = planning.shared_bytes},
         parameters, counters.data(), planning.list.counters());
@@ -134,14 +156,23 @@ TEST_CASE("heads: three kinds in one launch, under every schedule") {
   for (const auto& schedule : rf::test::schedules()) {
     CAPTURE(schedule.seed);
     TestDevice device(schedule);
-    check_mixed<16, 128>(device, schedule.seed % 2 == 1);
+    check_mixed<EveryGpu<16, 128>>(device, schedule.seed % 2 == 1);
     if (rf::arch::simulator::sanitized) return;
   }
 }
 
 TEST_CASE("heads: wide ones, whose blocks have 256 threads") {
   TestDevice device({.seed = 6});
-  check_mixed<128, 256>(device, true);
+  check_mixed<EveryGpu<128, 256>>(device, true);
+}
+
+TEST_CASE("heads on Hopper: attention by warpgroups, beside a scan and SSD") {
+  for (const auto& schedule : rf::test::schedules()) {
+    CAPTURE(schedule.seed);
+    TestDevice device(schedule);
+    check_mixed<Hopper<64>>(device, schedule.seed % 2 == 1);
+    if (rf::arch::simulator::sanitized) return;
+  }
 }
 
 TEST_CASE("work list: what others wait for comes first, what waits last, and the rest is paced") {

@@ -33,7 +33,8 @@ void check_prefill(const AttentionShapes& shapes, std::size_t count) {
     const auto plan = rf::cuda::plan_prefill<Tuning>(
         shapes.sequences, static_cast<int>(shapes.group_index.size()), shapes.heads, shapes.mask);
     const rf::cuda::DeviceArray<rf::cuda::AttentionItem, TestDevice> items(device, std::span(plan));
-    rf::cuda::attention_prefill_sm90<D, Tuning>(device, memory.parameters(),
+    rf::cuda::attention_prefill_sm90<D, Tuning>(device,
+                                                rf::cuda::sm90::mapped<Tuning, D>(memory.parameters()),
                                                 std::span(items.data(), items.size()));
     memory.check();
   }

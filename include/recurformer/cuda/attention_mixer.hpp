@@ -10,7 +10,7 @@
 
 #include "recurformer/cuda/attention_work.hpp"
 #include "recurformer/cuda/mixer_kernel.hpp"
-#include "recurformer/cuda/sm90/attention_prefill.hpp"
+#include "recurformer/cuda/sm90/attention_work.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/streaming_attention.hpp"
 
@@ -18,35 +18,42 @@ namespace rf::cuda {
 
 namespace detail {
 
+/// Adds the items of a run's prefill to the list, tiles of `Tuning` of which a block computes so many
+/// operations per microsecond; returns how many a group of each sequence has.
+template <class Tuning, int D, class Device>
+std::vector<int> add_prefill_items(WorkPlanner<Device>& planner, const AttentionMask& mask, int heads,
+                                   int groups, double flops_per_microsecond) {
+  const std::span<const SequenceRows> sequences = planner.batch.sequences;
+  std::vector<int> items(sequences.size(), 0);
+  for (const AttentionItem& item : plan_prefill<Tuning>(sequences, groups, heads, mask)) {
+    const auto sequence = static_cast<std::size_t>(item.sequence);
+    const QueryTile queries(sequences[sequence], heads, item.first_query, Tuning::queries);
+    const auto keys = static_cast<double>(key_count(mask, queries.first_position(), queries.last_position()));
+    planner.list.add(WorkStage::free, 4.0 * Tuning::queries * keys * D / flops_per_microsecond,
+                     {.sequence = item.sequence, .unit = item.group, .part = item.first_query});
+    if (item.group == 0) ++items[sequence];
+  }
+  return items;
+}
+
 /// What attention over pages and over rings plan alike. `Source` says what the parameters of a launch are
 /// made of: KeyValues, its bind(binder, mixer, run, …), and what follows.
-template <class M, class Source, int D, int Threads>
+template <class M, class Source, int D, int Threads,
+          class PlannedWork = AttentionPrefillWork<typename Source::KeyValues, D, Threads>>
 struct AttentionPrefillPlanner {
-  using Work = AttentionPrefillWork<typename Source::KeyValues, D, Threads>;
+  using Work = PlannedWork;
   using T = typename Source::KeyValues::Element;
   static constexpr bool fills_gaps = false;
   struct Plan {
     int shared_bytes = Work::shared_bytes;
     typename Source::AfterPlan after = {};
   };
-  using ItemsAlone = std::span<const AttentionItem>;  // on the device
 
   template <class Device>
   static Plan plan(WorkPlanner<Device>& planner, const M& mixer, const HeadShape& shape, int groups) {
     constexpr double flops_per_microsecond = 1.2e4 * Threads;  // two fifths of an H100's
-    const std::span<const SequenceRows> sequences = planner.batch.sequences;
-    const AttentionMask mask = mixer.mask();
-    std::vector<int> items(sequences.size(), 0);  // of every group
-    for (const AttentionItem& item :
-         plan_prefill<typename Work::Tuning>(sequences, groups, shape.queries_per_group, mask)) {
-      const SequenceRows& sequence = sequences[static_cast<std::size_t>(item.sequence)];
-      const QueryTile queries(sequence, shape.queries_per_group, item.first_query, Work::Tuning::queries);
-      const auto keys =
-          static_cast<double>(key_count(mask, queries.first_position(), queries.last_position()));
-      planner.list.add(WorkStage::free, 4.0 * Work::Tuning::queries * keys * D / flops_per_microsecond,
-                       {.sequence = item.sequence, .unit = item.group, .part = item.first_query});
-      if (item.group == 0) ++items[static_cast<std::size_t>(item.sequence)];
-    }
+    const std::vector<int> items = add_prefill_items<typename Work::Tuning, D>(
+        planner, mixer.mask(), shape.queries_per_group, groups, flops_per_microsecond);
     return {.after = Source::plan_after(planner, groups, items)};
   }
 
@@ -57,30 +64,45 @@ struct AttentionPrefillPlanner {
     Source::bind(binder, mixer, run, plan.after, out.attention, out.after);
     return out;
   }
+};
 
-  /// Where a layer has no other heads, Hopper has a kernel of its own for keys in pages.
+/// The same on Hopper, where keys are in pages.
+template <class M, class T, int D>
+struct AttentionPrefillPlannerSm90 {
+  using Work = sm90::AttentionPrefillWork<T, D>;
+  static constexpr bool fills_gaps = false;
+  struct Plan {
+    int shared_bytes = Work::shared_bytes;
+  };
+  using ItemsAlone = std::span<const AttentionItem>;  // on the device
+
   template <class Device>
-  static bool computes_alone(const Device& device) {
-    return has_kernel_of_its_own && device.compute_capability() == 90;
+  static Plan plan(WorkPlanner<Device>& planner, const M& mixer, const HeadShape& shape, int groups) {
+    constexpr double flops_per_microsecond = 4.5e6;  // three fifths of an H100's
+    add_prefill_items<typename Work::Tuning, D>(planner, mixer.mask(), shape.queries_per_group, groups,
+                                                flops_per_microsecond);
+    return {};
   }
+  template <class Device>
+  static typename Work::Parameters bind(WorkBinder<Device>& binder, const M& mixer, const DeviceRun<T>& run,
+                                        const Plan&) {
+    return sm90::mapped<typename Work::Tuning, D>(MixerKernel<M>::attention(binder, mixer, run));
+  }
+
+  /// Blocks that have nothing else to do compute several items each, the keys of the next one on their way
+  /// while the last is stored.
   template <class Device>
   static ItemsAlone plan_alone(WorkPlanner<Device>& planner, const M& mixer, const HeadShape& shape,
                                int groups) {
-    if constexpr (has_kernel_of_its_own) {
-      const auto items = plan_prefill<PrefillTuningSm90<D>>(planner.batch.sequences, groups,
-                                                            shape.queries_per_group, mixer.mask());
-      return {planner.uploads.add(items), items.size()};
-    }
-    return {};
+    const auto items = plan_prefill<typename Work::Tuning>(planner.batch.sequences, groups,
+                                                           shape.queries_per_group, mixer.mask());
+    return {planner.uploads.add(items), items.size()};
   }
   template <class Device>
   static void launch_alone(Device& device, const typename Work::Parameters& parameters,
                            const ItemsAlone& items) {
-    if constexpr (has_kernel_of_its_own) attention_prefill_sm90<D>(device, parameters.attention, items);
+    attention_prefill_sm90<D>(device, parameters, items);
   }
-
- private:
-  static constexpr bool has_kernel_of_its_own = Source::KeyValues::affine && (D == 64 || D == 128);
 };
 
 template <class M, class Source, int D>
@@ -249,6 +271,8 @@ struct MixerKernel<Attention<Policy>> : detail::NoPreparation {
   static constexpr int prefill_threads = 128;
   template <int D, class T, int Threads>
   using Prefill = detail::AttentionPrefillPlanner<M, detail::PagedSource<M, T>, D, Threads>;
+  template <int D, class T>
+  using PrefillSm90 = detail::AttentionPrefillPlannerSm90<M, T, D>;
   template <int D, class T, int>
   using Decode = detail::AttentionDecodePlanner<M, detail::PagedSource<M, T>, D>;
 
@@ -279,6 +303,11 @@ struct MixerKernel<StreamingAttention<Default, Policy>> : detail::NoPreparation 
   static constexpr int prefill_threads = 128;
   template <int D, class T, int Threads>
   using Prefill = detail::AttentionPrefillPlanner<M, detail::RingSource<M, T>, D, Threads>;
+  /// Hopper's consumers have a few registers less: narrower tiles.
+  template <int D, class T>
+  using PrefillSm90 = detail::AttentionPrefillPlanner<
+      M, detail::RingSource<M, T>, D, sm90::consumer_threads,
+      AttentionPrefillWork<RingKeyValues<T>, D, sm90::consumer_threads, D <= 64 ? 32 : 16>>;
   template <int D, class T, int>
   using Decode = detail::AttentionDecodePlanner<M, detail::RingSource<M, T>, D>;
 

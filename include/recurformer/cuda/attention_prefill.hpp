@@ -25,6 +25,7 @@
 #include "recurformer/arch/arch.hpp"
 #include "recurformer/cuda/attention_items.hpp"
 #include "recurformer/cuda/attention_tile.hpp"
+#include "recurformer/cuda/work_item.hpp"
 #include "recurformer/kernel/attention.hpp"
 #include "recurformer/tile/cuda_tile.hpp"
 
@@ -97,7 +98,7 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
     this->template copy_queries<threads>(tiles_.queries, arch::thread_index());
     copy_keys(0);
     arch::wait_for_copies<0>();
-    arch::sync_threads();
+    sync_item<threads>();
     tile::RegisterOperand<T, Tuning::slabs, D> loaded;
     loaded.fill_from(tiles_.queries, first_row_);
     if constexpr (Tuning::queries_in_registers) {
@@ -125,7 +126,7 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
   RECURFORMER_DEVICE void stream(F f) {
     for (int i = 0; i < key_tiles_.count(); ++i) {
       arch::wait_for_copies<0>();
-      arch::sync_threads();  // keys i are there, values i - 1 no longer needed
+      sync_item<threads>();  // keys i are there, values i - 1 no longer needed
       this->template copy_values<threads>(tiles_.values, arch::thread_index(), i);
       arch::commit_copies();
       f(Keys{*this, i}, tiles_.values, this->mask(i));
@@ -161,7 +162,7 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
   /// Keys i have been read: waits for their values and lets the next keys come.
   RECURFORMER_DEVICE void exchange(int i) const {
     arch::wait_for_copies<0>();
-    arch::sync_threads();
+    sync_item<threads>();
     if (i + 1 < key_tiles_.count()) copy_keys(i + 1);
   }
 
@@ -247,9 +248,9 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
   ProbeSums<Tuning::slabs, probing> probe_;
 };
 
-/// Computes one item by all threads of a block, which has at least PrefillTiles::bytes of shared memory at
-/// `shared`, 128-byte aligned. Whatever comes next, another item too, may use that memory after
-/// sync_threads(). The item is read throughout: in shared memory it costs the loop over keys no register.
+/// Computes one item by the first threads of a block, as many as the tuning has, which has at least
+/// PrefillTiles::bytes of shared memory at `shared`, 128-byte aligned. Whatever comes next, another item too,
+/// may use that memory after sync_item(). The item is read throughout: in shared memory it costs the loop over keys no register.
 template <int D, class Tuning, class Parameters>
 RECURFORMER_DEVICE void attention_item(const Parameters& parameters, const AttentionItem& item,
                                        unsigned char* shared) {

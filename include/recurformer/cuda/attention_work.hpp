@@ -36,12 +36,12 @@ RECURFORMER_DEVICE void after_attention(const AfterAttention<RingKeyValues<T>>& 
     append_to_ring<Threads>(after.append, sequence, group);
 }
 
-/// Tiles of queries: unit is the KV group, part the first packed query.
-template <class KeyValues, int D, int Threads>
+/// Tiles of queries: unit is the KV group, part the first packed query. (Beside other works 64 keys of 128
+/// elements would be a few registers too many.)
+template <class KeyValues, int D, int Threads, int Keys = D <= 64 ? 64 : 32>
 struct AttentionPrefillWork {
   using Attention = AttentionParameters<KeyValues>;
-  /// Beside other works 64 keys of 128 elements would be a few registers too many.
-  using Tuning = PrefillTuning<D, D <= 64 ? 64 : 32, Threads / arch::warp_size>;
+  using Tuning = PrefillTuning<D, Keys, Threads / arch::warp_size>;
   struct Parameters {
     Attention attention;
     AfterAttention<KeyValues> after;
@@ -58,7 +58,7 @@ struct AttentionPrefillWork {
     auto* const own = reinterpret_cast<Own*>(shared + own_at);
     if (arch::thread_index() == 0)
       own->item = {.sequence = item.sequence, .group = item.unit, .first_query = item.part};
-    arch::sync_threads();
+    sync_item<threads>();
     attention_item<D, Tuning>(p.attention, own->item, shared);
     after_attention<Threads>(p.after, p.attention.groups, item.sequence, item.unit, &own->flag);
   }

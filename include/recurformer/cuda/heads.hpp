@@ -5,7 +5,7 @@
 // items of a list (cuda/work_item.hpp) in its order, so that a multiprocessor works on attention and on
 // recurrent heads side by side.
 //
-//   launch_heads<Threads, Works…>(device, items, works, counters)
+//   launch_heads<HeadsKernel<Threads, Works…>>(device, list, works, counters, …)
 //
 // A block takes one item. (With a loop over items, compilers keep what depends on the thread only in
 // registers across all kinds of work, and attention spills.)
@@ -86,6 +86,13 @@ struct ItemSlot {
   int ticket;
 };
 
+/// The item that is the block's, for all its threads.
+RECURFORMER_DEVICE void take_item(const Tickets& tickets, const ItemList& list, ItemSlot* slot) {
+  const int ticket = tickets.take(&slot->ticket);
+  if (arch::thread_index() == 0) slot->item = list.items[ticket];
+  arch::sync_threads();
+}
+
 /// Counters that launch_heads needs before those of the works.
 inline constexpr int heads_counters = Tickets::counters;
 
@@ -102,9 +109,7 @@ struct HeadsKernel {
   RECURFORMER_DEVICE static void run(const Parameters& p) {
     auto* const shared = arch::shared_memory<unsigned char>();
     auto* const slot = reinterpret_cast<ItemSlot*>(shared + p.list.shared_bytes);
-    const int ticket = p.tickets.take(&slot->ticket);
-    if (arch::thread_index() == 0) slot->item = p.list.items[ticket];
-    arch::sync_threads();
+    take_item(p.tickets, p.list, slot);
     run_item<Threads>(p.works, slot->item, shared);
     p.tickets.leave(&slot->ticket);
   }
@@ -112,12 +117,11 @@ struct HeadsKernel {
 
 }  // namespace RECURFORMER_ARCH
 
-/// Computes the items of the list. `counters`: heads_counters and `work_counters` of the works behind them;
-/// all zero, and left zero.
-template <int Threads, class... Works, class Device>
+/// Computes the items of the list by a kernel such as HeadsKernel. `counters`: heads_counters and
+/// `work_counters` of the works behind them; all zero, and left zero.
+template <class Kernel, class... Works, class Device>
 void launch_heads(Device& device, const ItemList& list, const WorkParameters<Works...>& works,
                   unsigned* counters, int work_counters) {
-  using Kernel = HeadsKernel<Threads, Works...>;
   if (list.count == 0) return;
   device.template launch<Kernel>(
       {.blocks = {.x = list.count}, .shared_bytes = list.shared_bytes + static_cast<int>(sizeof(ItemSlot))},

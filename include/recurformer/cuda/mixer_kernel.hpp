@@ -36,13 +36,16 @@
 //     template <int D, class T, int Threads> struct Decode { the same };
 //   };
 //
-// A Prefill may have a launch of its own for layers that have no other heads; its bind() then gets a Plan
+// For Hopper, at d_head 64 and 128, a mixer may plan a work that is written for its warpgroups
+// (cuda/sm90/heads.hpp), and a launch of its own for layers that have no other heads; bind() then gets a Plan
 // that plan() has not made:
 //
-//       static bool computes_alone(const Device&);  // whether this device is one for it
+//     template <int D, class T> struct PrefillSm90 {
+//       …                                           // as Prefill
 //       using ItemsAlone = …;
 //       static ItemsAlone plan_alone(WorkPlanner<Device>&, const MyMixer&, const HeadShape&, int groups);
 //       static void launch_alone(Device&, const typename Work::Parameters&, const ItemsAlone&);
+//     };
 //
 // A mixer whose heads are attention may show it to the analysis (plan/device_analysis.hpp):
 //

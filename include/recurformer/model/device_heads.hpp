@@ -3,32 +3,47 @@
 
 // The heads of a layer as one launch on a device: the runs' mixers plan their work items
 // (cuda/mixer_kernel.hpp), the list orders them, and one kernel for the whole set of kinds computes them
-// (cuda/heads.hpp for prefill, cuda/decode_layer.hpp for decode). A plan depends on the batch, on how many
-// groups each run has and on the mixers' options, so that layers of one make share it.
+// (cuda/heads.hpp for prefill, cuda/sm90/heads.hpp on Hopper, cuda/decode_layer.hpp for decode). A plan
+// depends on the batch, on how many groups each run has and on the mixers' options, so that layers of one
+// make share it.
 
 #include <algorithm>
 #include <cstdint>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "recurformer/cuda/decode_layer.hpp"
 #include "recurformer/cuda/heads.hpp"
 #include "recurformer/cuda/mixer_kernel.hpp"
+#include "recurformer/cuda/sm90/heads.hpp"
 #include "recurformer/spec/mixer.hpp"
 #include "recurformer/spec/run.hpp"
 
 namespace rf {
 
-/// Many new tokens per sequence, or at most cuda::most_decode_rows.
-enum class HeadsMode { prefill, decode };
+/// Many new tokens per sequence, the same on Hopper by what is written for its warpgroups, or at most
+/// cuda::most_decode_rows.
+enum class HeadsMode { prefill, prefill_sm90, decode };
 
 namespace detail {
+
+/// Whether mixer M plans otherwise on Hopper.
+template <class M, int D, class T>
+inline constexpr bool has_prefill_sm90 = (D == 64 || D == 128) && requires {
+  typename cuda::MixerKernel<M>::template PrefillSm90<D, T>;
+};
 
 /// How mixer M cuts its heads into items in a mode.
 template <class M, int D, class T, int Threads, HeadsMode Mode>
 struct HeadPlannerOf {
   using type = typename cuda::MixerKernel<M>::template Prefill<D, T, Threads>;
+};
+template <class M, int D, class T, int Threads>
+requires has_prefill_sm90<M, D, T>
+struct HeadPlannerOf<M, D, T, Threads, HeadsMode::prefill_sm90> {
+  using type = typename cuda::MixerKernel<M>::template PrefillSm90<D, T>;
 };
 template <class M, int D, class T, int Threads>
 struct HeadPlannerOf<M, D, T, Threads, HeadsMode::decode> {
@@ -76,10 +91,11 @@ template <class... K, int D, class T, HeadsMode Mode>
 class DeviceHeads<Kinds<K...>, D, T, Mode> {
  public:
   static constexpr HeadsMode mode = Mode;
-  /// Threads of a block.
+  /// Threads of a block that compute.
   static constexpr int threads =
-      Mode == HeadsMode::decode
-          ? cuda::decode_threads
+      Mode == HeadsMode::decode ? cuda::decode_threads
+      : Mode == HeadsMode::prefill_sm90
+          ? cuda::sm90::consumer_threads
           : std::max({cuda::MixerKernel<typename K::Mixer>::template prefill_threads<D>...});
   static constexpr int blocks_per_multiprocessor =
       Mode == HeadsMode::decode ? (D <= 64 ? 2 : 1) : cuda::heads_blocks(threads);
@@ -91,6 +107,8 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
   template <class Kind>
   using Planner = typename detail::HeadPlannerOf<typename Kind::Mixer, D, T, threads, Mode>::type;
   using Parameters = cuda::WorkParameters<typename Planner<K>::Work...>;
+  /// Whether some work is written for Hopper's warpgroups.
+  static constexpr bool has_warpgroups = (... || cuda::sm90::has_warpgroups<typename Planner<K>::Work>);
 
   struct Plan {
     std::vector<std::int64_t> key;  // of the layers it is for
@@ -134,8 +152,24 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     return out;
   }
 
-  /// Computes the heads of a layer by the launch of their own that its only run has, if the plan says so;
-  /// whether it does.
+  /// Computes the heads of a layer, by the launch of its own that its only run has or by one for all; a
+  /// decode without its linear steps.
+  template <class Device>
+  static void launch(Device& device, const Plan& plan, const Parameters& parameters, unsigned* counters) {
+    if constexpr (Mode == HeadsMode::decode)
+      cuda::decode_layer<blocks_per_multiprocessor>(device, cuda::DecodeLayerSteps<T>{}, plan.list,
+                                                    parameters, counters, plan.counters);
+    else if (!launch_alone(device, plan, parameters))
+      cuda::launch_heads<Kernel>(device, plan.list, parameters, counters, plan.counters);
+  }
+
+ private:
+  template <std::size_t Index>
+  using PlannerAt = std::tuple_element_t<Index, std::tuple<Planner<K>...>>;
+  using Kernel = std::conditional_t<Mode == HeadsMode::prefill_sm90,
+                                    cuda::sm90::HeadsKernel<typename Planner<K>::Work...>,
+                                    cuda::HeadsKernel<threads, typename Planner<K>::Work...>>;
+
   template <class Device>
   static bool launch_alone(Device& device, const Plan& plan, const Parameters& parameters) {
     return [&]<std::size_t... Index>(std::index_sequence<Index...>) {
@@ -143,10 +177,6 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     }
     (std::index_sequence_for<K...>{});
   }
-
- private:
-  template <std::size_t Index>
-  using PlannerAt = std::tuple_element_t<Index, std::tuple<Planner<K>...>>;
 
   /// The same for a run with a batch of its own.
   template <class Device>
@@ -189,7 +219,7 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
       using P = PlannerAt<index>;
       if constexpr (detail::PlanAlone<P>::exists) {
         const cuda::DeviceBatch* batch = batches.of(run, shape);
-        if (!batch || !P::computes_alone(planner.device)) return;
+        if (!batch) return;
         auto own = with_batch(planner, *batch);
         std::get<index>(plan.alone) = {true, P::plan_alone(own, run.mixer, shape, run.groups)};
         chosen = true;

@@ -71,7 +71,7 @@ class DeviceLayers {
   /// however few its tokens are.
   void run(const Call& call, Cache& cache, const Observer& observer = {}) {
     replay(call, cache);
-    const HeadsMode mode = observer ? HeadsMode::prefill : mode_for(call.batch.longest);
+    const HeadsMode mode = observer ? prefill_mode() : mode_for(call.batch.longest);
     with_heads(mode, [&]<class Heads>(Heads) { run_layers<Heads>(call, cache, observer); });
     for (std::size_t i = 0; i < call.slots.size(); ++i) cache.advance(call.slots[i], call.sequences[i].rows);
     for (const detail::DeviceStage& stage : call.stages)
@@ -93,17 +93,22 @@ class DeviceLayers {
 
  private:
   /// For calls with at most `longest` tokens per sequence.
-  static HeadsMode mode_for(std::int64_t longest) {
-    return longest <= cuda::most_decode_rows ? HeadsMode::decode : HeadsMode::prefill;
+  HeadsMode mode_for(std::int64_t longest) const {
+    return longest <= cuda::most_decode_rows ? HeadsMode::decode : prefill_mode();
+  }
+  HeadsMode prefill_mode() const {
+    return device_->compute_capability() == 90 ? HeadsMode::prefill_sm90 : HeadsMode::prefill;
   }
   /// Calls f(DeviceHeads of the model's width).
   template <class F>
   void with_heads(HeadsMode mode, F&& f) const {
     detail::with_device_width(Widths{}, shape_.d_head, [&](auto d_head) {
-      if (mode == HeadsMode::decode)
-        f(DeviceHeads<Kinds, decltype(d_head)::value, T, HeadsMode::decode>{});
-      else
-        f(DeviceHeads<Kinds, decltype(d_head)::value, T, HeadsMode::prefill>{});
+      constexpr int D = decltype(d_head)::value;
+      using Sm90 = DeviceHeads<Kinds, D, T, HeadsMode::prefill_sm90>;
+      if (mode == HeadsMode::decode) return f(DeviceHeads<Kinds, D, T, HeadsMode::decode>{});
+      if constexpr (Sm90::has_warpgroups)
+        if (mode == HeadsMode::prefill_sm90) return f(Sm90{});
+      f(DeviceHeads<Kinds, D, T, HeadsMode::prefill>{});
     });
   }
 
@@ -259,14 +264,7 @@ class DeviceLayers {
   /// The heads of a layer as a launch of their own.
   template <class Heads>
   void launch_heads(const HeadsCall<Heads>& call, std::size_t layer) {
-    const typename Heads::Plan& plan = call.plan(layer);
-    const auto& parameters = call.parameters[layer];
-    unsigned* const counters = counters_.data();
-    if constexpr (Heads::mode == HeadsMode::decode)
-      cuda::decode_layer<Heads::blocks_per_multiprocessor>(*device_, cuda::DecodeLayerSteps<T>{}, plan.list,
-                                                           parameters, counters, plan.counters);
-    else if (!Heads::launch_alone(*device_, plan, parameters))
-      cuda::launch_heads<Heads::threads>(*device_, plan.list, parameters, counters, plan.counters);
+    Heads::launch(*device_, call.plan(layer), call.parameters[layer], counters_.data());
   }
 
   /// The stages of a layer after the first, and the checkpoints that each reaches.

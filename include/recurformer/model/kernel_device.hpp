@@ -18,6 +18,7 @@ namespace rf {
 template <class D>
 concept KernelDevice = requires(D& device, void* memory, const void* source, std::size_t bytes) {
   { device.multiprocessors() } -> std::convertible_to<int>;
+  { device.compute_capability() } -> std::convertible_to<int>;  // 90 for 9.0
   { device.allocate(bytes) } -> std::same_as<void*>;
   device.copy_to_device(memory, source, bytes);
   device.copy_to_host(memory, source, bytes);

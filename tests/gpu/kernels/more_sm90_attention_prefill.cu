@@ -6,7 +6,7 @@ namespace rf::cuda {
 
 using Attention = AttentionParameters<PagedKeyValues<fp16>>;
 
-template void attention_prefill_sm90<64>(Cuda&, const Attention&, std::span<const AttentionItem>);
-template void attention_prefill_sm90<128>(Cuda&, const Attention&, std::span<const AttentionItem>);
+template void attention_prefill_sm90<64>(Cuda&, const sm90::MappedAttention<Attention>&, std::span<const AttentionItem>);
+template void attention_prefill_sm90<128>(Cuda&, const sm90::MappedAttention<Attention>&, std::span<const AttentionItem>);
 
 }  // namespace rf::cuda

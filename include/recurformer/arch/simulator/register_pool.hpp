@@ -45,12 +45,16 @@ class RegisterPool : public Unit {
     int wanted = 0;
   };
 
+  /// What one warp gives back may be what an earlier one waits for: until nothing changes.
   void grant() {
-    for (Share& share : warps_) {
-      if (share.now == share.wanted || share.wanted - share.now > free_) continue;
-      free_ -= share.wanted - share.now;
-      share.now = share.wanted;
-      ++generation_;
+    for (std::uint32_t before = generation_ - 1; before != generation_;) {
+      before = generation_;
+      for (Share& share : warps_) {
+        if (share.now == share.wanted || share.wanted - share.now > free_) continue;
+        free_ -= share.wanted - share.now;
+        share.now = share.wanted;
+        ++generation_;
+      }
     }
   }
 

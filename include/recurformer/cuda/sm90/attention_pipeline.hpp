@@ -18,6 +18,7 @@
 #include "recurformer/arch/tma.hpp"
 #include "recurformer/cuda/attention_tile.hpp"
 #include "recurformer/cuda/key_values.hpp"
+#include "recurformer/cuda/sm90/warpgroups.hpp"
 #include "recurformer/cuda/tensor_map.hpp"
 
 namespace rf::cuda::sm90 {
@@ -26,10 +27,8 @@ namespace rf::cuda::sm90 {
 inline constexpr int panel_columns = 64;
 inline constexpr int panel_row_bytes = 128;
 
-/// Warpgroups that compute, and the queries of each: the rows of a wgmma.
-inline constexpr int consumer_groups = 2;
+/// The queries of a consumer warpgroup: the rows of a wgmma.
 inline constexpr int group_queries = 64;
-inline constexpr int group_threads = 128;
 
 /// A pool of pages as a matrix (pages · groups · cache_page_rows, D), in boxes of one panel of a tile. The
 /// page table alone knows how many pages there are, so the map ends where coordinates do.
@@ -37,6 +36,19 @@ template <int Keys, int D, class T>
 arch::TensorMap pool_map(const T* pool) {
   return make_tensor_map(pool, {D, std::int64_t{1} << 31}, {D}, {panel_columns, Keys},
                          arch::Swizzle::bytes128);
+}
+
+/// Attention with the maps of its keys' and values' pools.
+template <class Attention>
+struct MappedAttention {
+  arch::TensorMap keys = {}, values = {};  ///< pool_map
+  Attention attention = {};
+};
+template <class Tuning, int D, class Attention>
+MappedAttention<Attention> mapped(const Attention& attention) {
+  return {.keys = pool_map<Tuning::keys, D>(attention.key_values.keys),
+          .values = pool_map<Tuning::keys, D>(attention.key_values.values),
+          .attention = attention};
 }
 
 inline namespace RECURFORMER_ARCH {
@@ -100,7 +112,10 @@ struct PrefillMemory {
                .barriers = at(barriers_at + Ring::barriers_bytes)} {}
 
   /// By one thread, before the block meets at a barrier. Every consumer warp releases tiles.
-  RECURFORMER_DEVICE void initialise() const {
+  template <class Attention>
+  RECURFORMER_DEVICE void initialise(const MappedAttention<Attention>& mapped) const {
+    arch::prefetch_tensor_map(mapped.keys);
+    arch::prefetch_tensor_map(mapped.values);
     constexpr int releases = consumer_groups * group_threads / arch::warp_size;
     keys.initialise(releases);
     values.initialise(releases);
@@ -151,14 +166,13 @@ RECURFORMER_DEVICE KeyTiles<Tuning::keys> key_tiles(const Attention& attention, 
 /// Has the tiles that an item sees brought in, in the order in which they are needed: keys a tile ahead of
 /// values. `first` is the number of tiles before; returns that after them.
 template <int D, class Tuning, class Attention>
-RECURFORMER_DEVICE int produce_tiles(const Attention& attention, const AttentionItem& item,
-                                     const arch::TensorMap& keys, const arch::TensorMap& values,
+RECURFORMER_DEVICE int produce_tiles(const MappedAttention<Attention>& mapped, const AttentionItem& item,
                                      const PrefillMemory<D, Tuning>& memory, int first) {
   using Memory = PrefillMemory<D, Tuning>;
   constexpr int page_rows = static_cast<int>(cache_page_rows);
-  const auto& source = attention.key_values;
+  const auto& source = mapped.attention.key_values;
   const int* pages = source.pages + std::int64_t{item.sequence} * source.pages_per_sequence;
-  const auto tiles = key_tiles<Tuning>(attention, item);
+  const auto tiles = key_tiles<Tuning>(mapped.attention, item);
 
   const auto load = [&](const arch::TensorMap& pool, const typename Memory::Ring& ring, int i) {
     const int begin = tiles[i].begin;
@@ -174,8 +188,8 @@ RECURFORMER_DEVICE int produce_tiles(const Attention& attention, const Attention
   const int count = tiles.count();
   RECURFORMER_ROLLED
   for (int i = 0; i <= count; ++i) {
-    if (i < count) load(keys, memory.keys, i);
-    if (i > 0) load(values, memory.values, i - 1);
+    if (i < count) load(mapped.keys, memory.keys, i);
+    if (i > 0) load(mapped.values, memory.values, i - 1);
   }
   return first + count;
 }

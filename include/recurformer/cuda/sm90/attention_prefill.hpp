@@ -15,10 +15,10 @@
 // per second beside them: as much at d_head 64, half at 128. The schedule has them overlap twice.
 //
 // An item is a tile of 128 packed queries of one group of one sequence; a block per multiprocessor computes
-// several. A producer warpgroup gives its registers away and one thread of it brings tiles of keys and values
-// (sm90/attention_pipeline.hpp), those of the next item while the last one is being stored; two consumer
-// warpgroups own 64 queries each. Within a warpgroup the products of one tile run while the softmax of the
-// next does,
+// several. A producer warpgroup, the last, gives its registers away and one thread of it brings tiles of keys
+// and values (sm90/attention_pipeline.hpp), those of the next item while the last one is being stored; two
+// consumer warpgroups own 64 queries each. Within a warpgroup the products of one tile run while the softmax
+// of the next does,
 //
 //   issue S = Q Kᵢᵀ │ issue O += P Vᵢ₋₁ │ wait for S │ mask, softmax │ wait for O │ rescale O │ P = S
 //
@@ -88,7 +88,7 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
   /// Returns the number of tiles after it.
   RECURFORMER_DEVICE int run() {
     load_queries();
-    const int count = arch::shuffle(key_tiles_.count(), 0);  // from one lane: see AttentionPrefillSm90::run
+    const int count = arch::shuffle(key_tiles_.count(), 0);  // from one lane: see warpgroup()
     Rows maximum = Base::rows(Base::minus_infinity), sum = Base::rows(0.0f);
     Scores scores = Base::scores();
     Output output;    // begun by the first product with values
@@ -290,41 +290,33 @@ struct AttentionPrefillSm90 {
   static_assert(Tuning::stages >= 2);  // values are waited for while those of the tile before are in use
 
   struct Parameters {
-    arch::TensorMap keys;    ///< sm90::pool_map
-    arch::TensorMap values;  ///< likewise
-    Attention attention;
+    sm90::MappedAttention<Attention> mapped;
     const AttentionItem* items = nullptr;
     int item_count = 0;
   };
-  static constexpr int threads = (1 + sm90::consumer_groups) * sm90::group_threads;
+  static constexpr int threads = sm90::block_threads;
   static constexpr int blocks_per_multiprocessor = 1;
   static constexpr int least_compute_capability = 90;
   using Memory = sm90::PrefillMemory<D, Tuning>;
 
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
     const Memory memory(arch::shared_memory<unsigned char>());
-    if (arch::thread_index() == 0) {
-      arch::prefetch_tensor_map(parameters.keys);
-      arch::prefetch_tensor_map(parameters.values);
-      memory.initialise();
-    }
+    const auto& mapped = parameters.mapped;
+    if (arch::thread_index() == 0) memory.initialise(mapped);
     arch::sync_threads();
-    // From one lane, so that the compiler knows that a warp agrees on it, and on what follows from it and
-    // from the number of tiles: descriptors and addresses of barriers stay in uniform registers.
-    const int group = arch::shuffle(arch::thread_index() / sm90::group_threads, 0) - 1;
+    const int group = sm90::warpgroup();
     int tiles = 0;
-    if (group < 0) {
-      arch::decrease_registers<24>();
-      if (arch::thread_index() != 0) return;
+    if (group == sm90::consumer_groups) {
+      arch::decrease_registers<sm90::producer_registers>();
+      if (arch::thread_index() != sm90::producer_thread) return;
       sm90::for_each_item(parameters.items, parameters.item_count, [&](const AttentionItem& item) {
-        tiles = sm90::produce_tiles<D, Tuning>(parameters.attention, item, parameters.keys, parameters.values,
-                                               memory, tiles);
+        tiles = sm90::produce_tiles<D, Tuning>(mapped, item, memory, tiles);
       });
     } else {
-      arch::increase_registers<240>();
+      arch::increase_registers<sm90::consumer_registers>();
       sm90::for_each_item(parameters.items, parameters.item_count, [&](const AttentionItem& item) {
-        tiles = sm90::PrefillConsumer<Attention, D, Tuning>(parameters.attention, item, memory, group, tiles)
-                    .run();
+        tiles =
+            sm90::PrefillConsumer<Attention, D, Tuning>(mapped.attention, item, memory, group, tiles).run();
       });
     }
   }
@@ -333,18 +325,14 @@ struct AttentionPrefillSm90 {
 /// Computes out, and log_sum_exp where asked for, of every item: those of plan_prefill<Tuning>(), on the
 /// device, which must have compute capability 9.0.
 template <int D, class Tuning = PrefillTuningSm90<D>, class Device, class Attention>
-void attention_prefill_sm90(Device& device, const Attention& attention,
+void attention_prefill_sm90(Device& device, const sm90::MappedAttention<Attention>& mapped,
                             std::span<const AttentionItem> items) {
   using Kernel = AttentionPrefillSm90<Attention, D, Tuning>;
   if (items.empty()) return;
   const int count = static_cast<int>(items.size());
   device.template launch<Kernel>(
       {.blocks = {.x = std::min(count, device.multiprocessors())}, .shared_bytes = Kernel::Memory::bytes},
-      {.keys = sm90::pool_map<Tuning::keys, D>(attention.key_values.keys),
-       .values = sm90::pool_map<Tuning::keys, D>(attention.key_values.values),
-       .attention = attention,
-       .items = items.data(),
-       .item_count = count});
+      {.mapped = mapped, .items = items.data(), .item_count = count});
 }
 
 }  // namespace rf::cuda
