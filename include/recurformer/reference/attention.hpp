@@ -132,7 +132,7 @@ struct MixerReference<StreamingAttention<Default, Policy>> {
   using State = AttentionState;
   static void forward(const StreamingAttention<Default, Policy>& mixer, const HeadShape& shape,
                       const GroupArguments& arguments, State& state) {
-    attention_forward(mixer.mask(), shape, arguments, state);
+    attention_forward({.sink = mixer.sink, .window = mixer.window}, shape, arguments, state);
   }
 };
 
