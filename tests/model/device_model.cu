@@ -41,6 +41,11 @@ TEST_CASE("device model on a GPU: tokens are drawn on the device as on the host"
   device_model::check_sampling(device);
 }
 
+TEST_CASE("device layer on a GPU: a layer of a user's own program computes its definition") {
+  rf::Cuda device;
+  device_model::check_layer(device);
+}
+
 TEST_CASE("device cache on a GPU: rollback takes tokens back, wherever the sequence stands") {
   rf::Cuda device;
   device_cache::check_rollback(device);

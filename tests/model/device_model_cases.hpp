@@ -221,6 +221,82 @@ void check_refusals(Device& device) {
   CHECK(cache.length() == 0);
 }
 
+/// A layer of a user's own program: two sequences, prefilled, then continued together and alone.
+template <class Device>
+void check_layer(Device& device) {
+  using Layer = rf::Layer<OneLayer, Device>;
+  constexpr std::int64_t d = OneLayer::shape.d_model, lengths[] = {23, 12};
+  auto weights = Layer::make_weights();
+  rf::Random random(5);
+  const auto fill = [&](auto* data, std::int64_t size) {
+    for (std::int64_t i = 0; i < size; ++i)
+      data[i] =
+          rf::convert<std::remove_reference_t<decltype(*data)>>(static_cast<float>(0.2 * random.normal()));
+  };
+  weights.for_each_run([&](std::size_t, auto& run) {
+    rf::for_each_group_slice(run, OneLayer::shape.head_shape(),
+                             [&](const rf::ParameterSpec& spec, std::size_t, auto* data) {
+                               fill(data, spec.group_size(OneLayer::shape.head_shape()));
+                             });
+  });
+  for (auto* matrix : {&weights.output, &weights.gate_up, &weights.down})
+    fill(matrix->data(), matrix->size());
+  Layer layer(device, weights);
+  auto cache = layer.make_cache({.sequences = 2});
+
+  std::vector<rf::bf16> x[2];
+  std::vector<double> exact[2], plain[2];
+  for (int s = 0; s < 2; ++s) {
+    x[s].resize(static_cast<std::size_t>(lengths[s] * d));
+    for (auto& value : x[s]) value = rf::convert<rf::bf16>(static_cast<float>(random.normal()));
+    for (const auto value : x[s]) exact[s].push_back(rf::convert<double>(value));
+    plain[s] = exact[s];
+    rf::reference::forward_layer(weights, OneLayer::shape, exact[s]);
+    rf::reference::forward_layer(weights, OneLayer::shape, plain[s], to_bf16);
+  }
+
+  const auto part_of = [&](int s, std::int64_t first, std::int64_t rows) {
+    return std::span<const rf::bf16>(x[s]).subspan(static_cast<std::size_t>(first * d),
+                                                   static_cast<std::size_t>(rows * d));
+  };
+  std::vector<double> result[2];
+  const auto feed = [&](std::vector<rf::SequenceTokens> parts) {
+    std::vector<rf::bf16> rows;
+    for (const rf::SequenceTokens& part : parts) {
+      const auto own = part_of(static_cast<int>(part.sequence), cache.length(part.sequence), part.rows);
+      rows.insert(rows.end(), own.begin(), own.end());
+    }
+    const rf::cuda::DeviceArray<rf::bf16, Device> there(device, std::span<const rf::bf16>(rows));
+    layer.forward(there.data(), parts, cache);
+    const std::vector<rf::bf16> back = there.to_host();
+    std::size_t next = 0;
+    for (const rf::SequenceTokens& part : parts)
+      for (std::int64_t i = 0; i < part.rows * d; ++i)
+        result[part.sequence].push_back(rf::convert<double>(back[next++]));
+  };
+  feed({{0, 10}, {1, 9}});
+  feed({{1, 1}, {0, 2}});
+  feed({{0, 10}});
+  feed({{0, 1}});
+  feed({{1, 2}});
+
+  for (int s = 0; s < 2; ++s) {
+    CHECK(cache.length(s) == lengths[s]);
+    REQUIRE(result[s].size() == exact[s].size());
+    double worst = 0, plain_worst = 0, largest = 0;
+    for (std::size_t i = 0; i < exact[s].size(); ++i) {
+      const double difference = std::abs(result[s][i] - exact[s][i]);
+      if (!(difference <= worst)) worst = difference;  // NaN, too
+      plain_worst = std::max(plain_worst, std::abs(plain[s][i] - exact[s][i]));
+      largest = std::max(largest, std::abs(exact[s][i]));
+    }
+    CHECK(worst <= 2 * plain_worst + largest * 0x1p-7);
+  }
+  const rf::SequenceTokens twice[] = {{0, 1}, {0, 1}}, none{0, 0};
+  CHECK_THROWS_AS(layer.forward(nullptr, twice, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(layer.forward(nullptr, {&none, 1}, cache), rf::ArgumentError);
+}
+
 }  // namespace device_model
 
 #endif  // TESTS_MODEL_DEVICE_MODEL_CASES_HPP

@@ -3,12 +3,14 @@
 
 // A small hybrid model for a device, with all four mixers in every layer, and random tokens for it.
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "recurformer/model/device_layer.hpp"
 #include "recurformer/model/device_model.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/mamba.hpp"
@@ -49,7 +51,7 @@ rf::ModelWeights<typename SpecType::Kinds, typename SpecType::Precision> random_
   return out;
 }
 
-inline const rf::ModelShape host_shape{
+inline constexpr rf::ModelShape host_shape{
     .vocabulary = vocabulary,
     .layers = 2,
     .layer = {.d_model = 24, .d_head = 16, .kv_groups = 4, .queries_per_group = 2, .d_ff = 40},
@@ -59,6 +61,15 @@ inline const rf::Plan host_plan{.kinds = {{"attention", "bf16", {}},
                                           {"mamba", "bf16", {}},
                                           {"mamba2", "bf16", {}}},
                                 .kind_of_group = {{0, 2, 3, 1}, {3, 0, 1, 2}}};
+
+/// One layer of it for a program of its own, one group of each kind.
+struct OneLayer {
+  static constexpr rf::LayerShape shape = host_shape.layer;
+  using Precision = rf::Bf16;
+  using Runs = rf::Runs<rf::Run<1, rf::Attention<>, rf::Bf16>, rf::Run<1, rf::StreamingAttention<>, rf::Bf16>,
+                        rf::Run<1, rf::Mamba<>, rf::Bf16>, rf::Run<1, rf::Mamba2<>, rf::Bf16>>;
+  static constexpr std::array order{2, 0, 3, 1};
+};
 
 inline Weights host_weights() { return random_weights<Spec>(host_shape, host_plan); }
 

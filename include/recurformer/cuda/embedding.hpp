@@ -7,10 +7,10 @@
 
 #include "recurformer/arch/thread.hpp"
 #include "recurformer/arch/types.hpp"
-#include "recurformer/arch/warp.hpp"
 #include "recurformer/core/rows_view.hpp"
 #include "recurformer/cuda/gemm_operands.hpp"
 #include "recurformer/cuda/packed_elements.hpp"
+#include "recurformer/cuda/row_sums.hpp"
 
 namespace rf::cuda {
 inline namespace RECURFORMER_ARCH {
@@ -22,7 +22,7 @@ struct EmbeddingKernel {
     const std::int32_t* tokens = nullptr;  ///< (rows), each in [0, vocabulary)
     const T* table = nullptr;              ///< (vocabulary, width), dense, 16-byte aligned
     RowsView<T> x;                         ///< (rows, width), 16-byte aligned, stride a multiple of 8
-    RowSums sums;                          ///< the row's sum goes into its first part, zeros into the others
+    RowSums sums;                          ///< see store_row_sum()
     int rows = 0;
     int width = 0;  ///< a multiple of 8
   };
@@ -38,16 +38,9 @@ struct EmbeddingKernel {
     for (int column = lane * 8; column < p.width; column += arch::warp_size * 8) {
       const arch::Words4 words = load_words(from + column);
       *reinterpret_cast<arch::Words4*>(p.x.row(row) + column) = words;
-      float values[8];
-      unpack_eight<T>(words, values);
-      RECURFORMER_UNROLL
-      for (int i = 0; i < 8; ++i) squares += values[i] * values[i];
+      squares += sum_of_squares<T>(words);
     }
-    RECURFORMER_UNROLL
-    for (int bits = 1; bits < arch::warp_size; bits *= 2) squares += arch::shuffle_xor(squares, bits);
-    float* sums = p.sums.data + std::int64_t{row} * p.sums.parts;
-    for (int part = lane; part < p.sums.parts; part += arch::warp_size)
-      sums[part] = part == 0 ? squares : 0.0f;
+    store_row_sum(p.sums, row, squares);
   }
 };
 

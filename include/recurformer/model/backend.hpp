@@ -1,7 +1,8 @@
 #ifndef RECURFORMER_MODEL_BACKEND_HPP
 #define RECURFORMER_MODEL_BACKEND_HPP
 
-// What models on all backends share: the backend's name as a type, tokens, and the template itself.
+// What layers and models on all backends share: the backend's name as a type, tokens, and the templates
+// themselves.
 
 #include <cstdint>
 
@@ -11,6 +12,10 @@ namespace rf {
 
 /// The backend that runs everywhere. The others are devices: rf::Cuda, rf::Simulated.
 struct Cpu {};
+
+/// One layer of a user's own program; see model/layer.hpp and model/device_layer.hpp.
+template <LayerSpec Spec, class Backend = Cpu>
+class Layer;
 
 /// A model; see model/model.hpp and model/device_model.hpp.
 template <ModelSpec Spec, class Backend = Cpu>

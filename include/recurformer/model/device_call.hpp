@@ -1,7 +1,7 @@
 #ifndef RECURFORMER_MODEL_DEVICE_CALL_HPP
 #define RECURFORMER_MODEL_DEVICE_CALL_HPP
 
-// One call of a model on a device: its tokens, and the activations that its layers share.
+// One call of layers on a device: which tokens, and the activations that the layers share.
 
 #include <algorithm>
 #include <cstddef>
@@ -36,10 +36,7 @@ struct DeviceCall {
   T* u = nullptr;      // (rows, heads · d_head)
   T* h = nullptr;      // (rows, d_ff)
   cuda::RowSums sums;  // of x
-  const Token* tokens = nullptr;
-  const int* last_rows = nullptr;  // of each part
   cuda::RowPlace* places = nullptr;
-  const double* uniforms = nullptr;  // of each part
 };
 
 /// The batch of these tokens, with what kernels read of it on its way to the device.

@@ -1,8 +1,8 @@
 #ifndef RECURFORMER_MODEL_DEVICE_LAYERS_HPP
 #define RECURFORMER_MODEL_DEVICE_LAYERS_HPP
 
-// All layers of a model on a device, from tokens to the residual stream behind the last one. A layer is four
-// launches,
+// Layers on a device, from the residual stream before the first to that behind the last: those of a model
+// (model/device_model.hpp), or a program's own (model/device_layer.hpp). A layer is four launches,
 //
 //   cuda/projections.hpp     norm, projections of all runs, bias, rotary positions, append to the caches
 //   model/device_heads.hpp   the heads of all runs
@@ -24,17 +24,18 @@
 #include "recurformer/cuda/call_memory.hpp"
 #include "recurformer/cuda/copy_rows.hpp"
 #include "recurformer/cuda/decode_layer.hpp"
-#include "recurformer/cuda/embedding.hpp"
 #include "recurformer/cuda/mlp.hpp"
 #include "recurformer/model/device_cache.hpp"
 #include "recurformer/model/device_call.hpp"
 #include "recurformer/model/device_heads.hpp"
 #include "recurformer/model/device_rollback.hpp"
 #include "recurformer/model/device_weights.hpp"
+#include "recurformer/model/kernel_device.hpp"
 
 namespace rf {
 
-/// The layers of a model with a set of kinds and a precision, for the widths of heads that are instantiated.
+/// Layers with a set of kinds and a precision, for the widths of heads that are instantiated. Nothing here
+/// waits for the device.
 template <class Kinds, class Precision, class Widths, class Device>
 class DeviceLayers {
  public:
@@ -48,31 +49,68 @@ class DeviceLayers {
   using Observer = std::function<void(std::size_t layer, const Layer& weights, const cuda::DeviceBatch& batch,
                                       std::span<const cuda::DeviceRun<T>> runs)>;
 
-  DeviceLayers(Device& device, const ModelWeights<Kinds, Precision>& host)
+  /// Copies the weights of layers of one shape, which are not packed, to the device. ArgumentError for sizes
+  /// that its kernels cannot do.
+  DeviceLayers(Device& device, const LayerShape& shape, std::span<const LayerWeights<Kinds, Precision>> host)
       : device_(&device),
-        shape_(host.shape.layer),
-        weights_(device, host, Widths{}),
+        shape_(shape),
+        rope_(device, shape.d_head, shape.rope_base),
         memory_(device),
         layer_memory_(device),
         uploads_(device),
-        counters_(device, 0) {}
+        counters_(device, 0) {
+    check(shape.d_model % 8 == 0 && shape.d_ff % 8 == 0, "on a device d_model (", shape.d_model,
+          ") and d_ff (", shape.d_ff, ") must be multiples of 8");
+    for (const auto& layer : host) layers_.emplace_back(device, layer, shape, Widths{});
+  }
 
-  const DeviceWeights<Kinds, Precision, Device>& weights() const { return weights_; }
   /// Memory for the length of a call.
   cuda::CallMemory<Device>& memory() { return memory_; }
   cuda::UploadMemory<Device>& uploads() { return uploads_; }
-  /// Takes all memory of the last call back.
-  void begin_call() {
+
+  /// Begins a call, which takes all memory of the last one back: new tokens of several sequences, those of
+  /// parts[0] first, whose places in the cache are reserved. Their residual stream (rows, d_model) is at `x`
+  /// on the device, 16-byte aligned; null: in the call's memory. ArgumentError for a part without tokens, or
+  /// a sequence that appears twice.
+  Call begin(std::span<const SequenceTokens> parts, Cache& cache, T* x = nullptr) {
     memory_.reset();
     uploads_.reset();
+    Call call;
+    std::int64_t rows = 0, furthest = 0;
+    for (const SequenceTokens& part : parts) {
+      check(part.rows > 0, "sequence ", part.sequence, " gets no token in this call");
+      for (const int slot : call.slots)
+        check(slot != part.sequence, "sequence ", part.sequence, " appears twice in one call");
+      const std::int64_t position = cache.length(part.sequence);
+      call.sequences.push_back({.first_row = rows, .rows = part.rows, .position = position});
+      call.slots.push_back(static_cast<int>(part.sequence));
+      rows += part.rows;
+      furthest = std::max(furthest, position + part.rows);
+    }
+    for (const SequenceTokens& part : parts) cache.reserve(part.sequence, part.rows);
+    rope_.reserve(furthest);
+
+    const auto count = static_cast<std::size_t>(rows);
+    call.batch = detail::make_batch<Device>(call.sequences, call.slots, cache, rope_.view(), uploads_);
+    call.stages = detail::make_stages(call, cache, uploads_);
+    call.rows = static_cast<int>(rows);
+    call.x = x ? x : memory_.template take<T>(count * static_cast<std::size_t>(shape_.d_model));
+    call.u = memory_.template take<T>(count * static_cast<std::size_t>(shape_.heads_width()));
+    call.h = memory_.template take<T>(count * static_cast<std::size_t>(shape_.d_ff));
+    call.sums.parts = cuda::row_parts(call.rows, shape_.d_model);
+    call.sums.data = memory_.template take<float>(count * static_cast<std::size_t>(call.sums.parts));
+    call.places = memory_.template take<cuda::RowPlace>(count);
+    return call;
   }
 
-  /// The call's tokens through all layers; the cache advances. With an observer the call is a prefill,
-  /// however few its tokens are.
-  void run(const Call& call, Cache& cache, const Observer& observer = {}) {
+  /// The call's tokens through all layers; the cache advances. start() has x and the sums of its squares
+  /// written, once all uploads of the call are on their way. With an observer the call is a prefill, however
+  /// few its tokens are.
+  template <class Start>
+  void run(const Call& call, Cache& cache, Start&& start, const Observer& observer = {}) {
     replay(call, cache);
     const HeadsMode mode = observer ? prefill_mode() : mode_for(call.batch.longest);
-    with_heads(mode, [&]<class Heads>(Heads) { run_layers<Heads>(call, cache, observer); });
+    with_heads(mode, [&]<class Heads>(Heads) { run_layers<Heads>(call, cache, start, observer); });
     for (std::size_t i = 0; i < call.slots.size(); ++i) cache.advance(call.slots[i], call.sequences[i].rows);
     for (const detail::DeviceStage& stage : call.stages)
       for (const auto& [sequence, position] : stage.tokens.reached)
@@ -82,7 +120,7 @@ class DeviceLayers {
   /// What a rollback needs to know of every token, per layer and run.
   std::vector<std::vector<RecordedRow>> recorded_rows() const {
     std::vector<std::vector<RecordedRow>> out;
-    for (const auto& layer : weights_.layers) {
+    for (const auto& layer : layers_) {
       auto& of_layer = out.emplace_back();
       layer.for_each_run([&](auto, const auto& run) {
         of_layer.push_back(detail::recorded_row<T>(run, shape_.head_shape()));
@@ -140,20 +178,20 @@ class DeviceLayers {
     const HeadShape shape = shape_.head_shape();
     int counters = static_cast<int>(cuda::mlp_counters(static_cast<int>(batch.rows)));
     for (HeadsCall<Heads>& one : heads)
-      for (const auto& layer : weights_.layers) {
+      for (const auto& layer : layers_) {
         one.plan_of.push_back(Heads::plan(one.plans, *device_, one.batches, memory_, uploads_, shape, layer));
         counters = std::max(counters, Heads::own_counters + one.plans[one.plan_of.back()].counters);
       }
     reserve_counters(counters);
     LayerCalls<Heads> calls;
     calls.heads = std::move(heads);
-    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
       layer_memory_.rewind();
       const auto& targets = calls.targets.emplace_back(make_targets(i, batch.rows, cache));
       calls.device_targets.push_back(uploads_.add(targets));
       for (HeadsCall<Heads>& one : calls.heads)
         one.parameters.push_back(Heads::bind(one.plan(i), one.batches, uploads_, counters_.data(), shape,
-                                             weights_.layers[i], [&](std::size_t index, const auto& run) {
+                                             layers_[i], [&](std::size_t index, const auto& run) {
                                                return describe_run(i, index, run, out, cache, targets);
                                              }));
       if (cache.max_rollback() > 0)
@@ -164,8 +202,8 @@ class DeviceLayers {
   }
 
   /// Plans all layers, then launches them.
-  template <class Heads>
-  void run_layers(const Call& call, Cache& cache, const Observer& observer) {
+  template <class Heads, class Start>
+  void run_layers(const Call& call, Cache& cache, Start&& start, const Observer& observer) {
     std::vector<HeadsCall<Heads>> heads;
     for (const detail::DeviceStage& stage : call.stages) {
       const bool is_first = heads.empty();
@@ -173,21 +211,12 @@ class DeviceLayers {
     }
     const LayerCalls<Heads> calls =
         prepare(std::move(heads), call.batch, call.u, detail::RecordedDirection::to_cache, cache);
-    embed(call);
-    for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+    cuda::place_rows(*device_, call.batch.device_sequences, call.batch.count(), call.places);
+    start();
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
       run_layer(i, call, calls, cache, observer);
       if (!calls.recorded.empty()) cuda::copy_rows(*device_, calls.recorded[i]);
     }
-  }
-
-  void embed(const Call& call) {
-    cuda::place_rows(*device_, call.batch.device_sequences, call.batch.count(), call.places);
-    cuda::embed<T>(*device_, {.tokens = call.tokens,
-                              .table = weights_.embedding.data(),
-                              .x = {call.x, shape_.d_model},
-                              .sums = call.sums,
-                              .rows = call.rows,
-                              .width = shape_.d_model});
   }
 
   /// Brings the states of the call's sequences to where rollbacks have left the sequences.
@@ -212,7 +241,7 @@ class DeviceLayers {
       heads[0].batches.recurrent = &batch;
       const LayerCalls<Heads> calls =
           prepare(std::move(heads), batch, ignored, detail::RecordedDirection::from_cache, cache);
-      for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+      for (std::size_t i = 0; i < layers_.size(); ++i) {
         cuda::copy_rows(*device_, calls.recorded[i]);
         launch_heads(calls.heads[0], i);
       }
@@ -222,7 +251,7 @@ class DeviceLayers {
   template <class Heads>
   void run_layer(std::size_t index, const Call& call, const LayerCalls<Heads>& calls, Cache& cache,
                  const Observer& observer) {
-    const Layer& layer = weights_.layers[index];
+    const Layer& layer = layers_[index];
     cuda::DecodeLayerSteps<T> steps = linear_steps(layer, call, calls.device_targets[index]);
     if constexpr (Heads::mode == HeadsMode::decode)
       if (call.rows <= cuda::most_decode_layer_rows) return run_few_rows(index, call, calls, steps, cache);
@@ -305,8 +334,8 @@ class DeviceLayers {
   std::vector<cuda::ProjectionTarget<T>> make_targets(std::size_t index, std::int64_t rows,
                                                       const Cache& cache) {
     const HeadShape shape = shape_.head_shape();
-    std::vector<cuda::ProjectionTarget<T>> out(static_cast<std::size_t>(weights_.layers[index].target_count));
-    weights_.layers[index].for_each_run([&]<class Run>(std::size_t run_index, const Run& run) {
+    std::vector<cuda::ProjectionTarget<T>> out(static_cast<std::size_t>(layers_[index].target_count));
+    layers_[index].for_each_run([&]<class Run>(std::size_t run_index, const Run& run) {
       if (run.groups == 0) return;
       for (int t = 0; t < Run::Kernel::targets; ++t) {
         auto& target = out[static_cast<std::size_t>(run.first_target + t)];
@@ -330,7 +359,7 @@ class DeviceLayers {
   std::vector<cuda::DeviceRun<T>> describe_runs(std::size_t layer, T* heads_out, const Cache& cache,
                                                 std::span<const cuda::ProjectionTarget<T>> targets) {
     std::vector<cuda::DeviceRun<T>> out;
-    weights_.layers[layer].for_each_run([&](std::size_t index, const auto& run) {
+    layers_[layer].for_each_run([&](std::size_t index, const auto& run) {
       out.push_back(run.groups > 0 ? describe_run(layer, index, run, heads_out, cache, targets)
                                    : cuda::DeviceRun<T>{});
     });
@@ -361,7 +390,7 @@ class DeviceLayers {
                               const cuda::DeviceBatch& batch,
                               std::span<const cuda::ProjectionTarget<T>> targets, const Cache& cache) {
     std::vector<cuda::RowCopy> pieces;
-    weights_.layers[layer].for_each_run([&]<class Run>(std::size_t index, const Run& run) {
+    layers_[layer].for_each_run([&]<class Run>(std::size_t index, const Run& run) {
       if (run.groups == 0 || !cache.layout().layers[layer][index].is_recurrent()) return;
       const auto own = targets.subspan(static_cast<std::size_t>(run.first_target), Run::Kernel::targets);
       for (std::size_t i = 0; i < batch.sequences.size(); ++i)
@@ -382,7 +411,8 @@ class DeviceLayers {
 
   Device* device_;
   LayerShape shape_;
-  DeviceWeights<Kinds, Precision, Device> weights_;
+  std::vector<Layer> layers_;
+  DeviceRopeTable<Device> rope_;
   cuda::CallMemory<Device> memory_;        // for a call
   cuda::CallMemory<Device> layer_memory_;  // for a layer of a call; the next layer uses it anew
   cuda::UploadMemory<Device> uploads_;

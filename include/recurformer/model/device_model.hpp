@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "recurformer/cuda/attention_mixer.hpp"
+#include "recurformer/cuda/embedding.hpp"
 #include "recurformer/cuda/logits.hpp"
 #include "recurformer/cuda/mamba2_mixer.hpp"
 #include "recurformer/cuda/mamba_mixer.hpp"
@@ -126,52 +127,34 @@ class DeviceModel {
     return tokens;
   }
 
-  using Call = detail::DeviceCall<T>;
+  using Layers = DeviceLayers<Kinds, Precision, Widths, Device>;
+  using Call = typename Layers::Call;
 
   std::vector<Token> run(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache,
                          const Wanted& wanted);
 
-  Call begin(std::span<const Token> tokens, std::span<const SequenceTokens> parts, Cache& cache) {
-    Call call;
-    std::vector<int> last_rows;
-    std::int64_t rows = 0, furthest = 0;
-    for (const SequenceTokens& part : parts) {
-      check(part.rows > 0, "sequence ", part.sequence, " gets no token in this call");
-      for (const int slot : call.slots)
-        check(slot != part.sequence, "sequence ", part.sequence, " appears twice in one call");
-      const std::int64_t position = cache.length(part.sequence);
-      call.sequences.push_back({.first_row = rows, .rows = part.rows, .position = position});
-      call.slots.push_back(static_cast<int>(part.sequence));
-      rows += part.rows;
-      last_rows.push_back(static_cast<int>(rows) - 1);
-      furthest = std::max(furthest, position + part.rows);
-    }
+  void check_tokens(std::span<const Token> tokens, std::span<const SequenceTokens> parts) const {
+    std::int64_t rows = 0;
+    for (const SequenceTokens& part : parts) rows += part.rows;
     check(rows == static_cast<std::int64_t>(tokens.size()), "the parts of this call have ", rows,
           " tokens, but ", tokens.size(), " were given");
     for (const Token token : tokens)
       check(token >= 0 && token < shape_.vocabulary, "token ", token, " is not in the vocabulary of ",
             shape_.vocabulary);
-    for (const SequenceTokens& part : parts) cache.reserve(part.sequence, part.rows);
-    rope_.reserve(furthest);
-
-    const LayerShape& shape = shape_.layer;
-    const auto count = static_cast<std::size_t>(rows);
-    call.batch =
-        detail::make_batch<Device>(call.sequences, call.slots, cache, rope_.view(), layers_.uploads());
-    call.stages = detail::make_stages(call, cache, layers_.uploads());
-    call.rows = static_cast<int>(rows);
-    call.x = layers_.memory().template take<T>(count * static_cast<std::size_t>(shape.d_model));
-    call.u = layers_.memory().template take<T>(count * static_cast<std::size_t>(shape.heads_width()));
-    call.h = layers_.memory().template take<T>(count * static_cast<std::size_t>(shape.d_ff));
-    call.sums.parts = cuda::row_parts(call.rows, shape.d_model);
-    call.sums.data = layers_.memory().template take<float>(count * static_cast<std::size_t>(call.sums.parts));
-    call.places = layers_.memory().template take<cuda::RowPlace>(count);
-    call.tokens = layers_.uploads().add(tokens);
-    call.last_rows = layers_.uploads().add(last_rows);
-    return call;
   }
 
-  std::vector<Token> finish(const Call& call, const Wanted& wanted) {
+  void embed(const Call& call, const Token* tokens) {
+    cuda::embed<T>(*device_, {.tokens = tokens,
+                              .table = vocabulary_.embedding.data(),
+                              .x = {call.x, shape_.layer.d_model},
+                              .sums = call.sums,
+                              .rows = call.rows,
+                              .width = shape_.layer.d_model});
+  }
+
+  /// What is wanted of the last token of each part; `last_rows` and `uniforms` of the parts on the device.
+  std::vector<Token> finish(const Call& call, const Wanted& wanted, const int* last_rows,
+                            const double* uniforms) {
     const std::size_t count = call.batch.sequences.size();
     const auto vocabulary = static_cast<std::size_t>(shape_.vocabulary);
     const int parts = cuda::row_parts(static_cast<int>(count), shape_.vocabulary);
@@ -181,8 +164,8 @@ class DeviceModel {
     auto* tokens = layers_.memory().template take<Token>(count);
     cuda::logits<T>(
         *device_,
-        {.rows = {{call.x, shape_.layer.d_model}, static_cast<int>(count), call.last_rows},
-         .head = layers_.weights().head.data(),
+        {.rows = {{call.x, shape_.layer.d_model}, static_cast<int>(count), last_rows},
+         .head = vocabulary_.head.data(),
          .vocabulary = shape_.vocabulary,
          .d_model = shape_.layer.d_model,
          .norm = {call.sums, static_cast<float>(shape_.layer.norm_epsilon)},
@@ -196,7 +179,7 @@ class DeviceModel {
                               .temperature = static_cast<float>(wanted.sampling.temperature),
                               .top_k = wanted.sampling.top_k,
                               .top_p = wanted.sampling.top_p,
-                              .uniforms = call.uniforms,
+                              .uniforms = uniforms,
                               .tokens = tokens});
     std::vector<Token> out(count);
     logits_.resize(wanted.logits ? count * vocabulary : 0);
@@ -212,8 +195,8 @@ class DeviceModel {
   Device* device_;
   ModelShape shape_;
   CacheLayout layout_;
-  DeviceLayers<Kinds, Precision, Widths, Device> layers_;
-  DeviceRopeTable<Device> rope_;
+  DeviceVocabulary<T, Device> vocabulary_;
+  Layers layers_;
   std::vector<float> logits_;
 };
 
@@ -224,8 +207,8 @@ template <ModelSpec Spec, KernelDevice Device>
 DeviceModel<Spec, Device>::DeviceModel(Device& device, const Weights& host)
     : device_(&device),
       shape_(host.shape),
-      layers_(device, host),
-      rope_(device, shape_.layer.d_head, shape_.layer.rope_base) {
+      vocabulary_(device, host),
+      layers_(device, shape_.layer, host.layers) {
   for (const auto& layer : host.layers) layout_.layers.push_back(layer_cache_layout(layer, shape_.layer));
 }
 
@@ -234,11 +217,17 @@ std::vector<Token> DeviceModel<Spec, Device>::run(std::span<const Token> tokens,
                                                   std::span<const SequenceTokens> parts, Cache& cache,
                                                   const Wanted& wanted) {
   if (parts.empty()) return {};
-  layers_.begin_call();
-  Call call = begin(tokens, parts, cache);
-  call.uniforms = layers_.uploads().add(wanted.uniforms);
-  layers_.run(call, cache, wanted.observer);
-  return finish(call, wanted);
+  check_tokens(tokens, parts);
+  const Call call = layers_.begin(parts, cache);
+  std::vector<int> last_rows;
+  for (const SequenceRows& sequence : call.sequences)
+    last_rows.push_back(static_cast<int>(sequence.first_row + sequence.rows) - 1);
+  const int* const last_rows_there = layers_.uploads().add(last_rows);
+  const Token* const tokens_there = layers_.uploads().add(tokens);
+  const double* const uniforms_there = layers_.uploads().add(wanted.uniforms);
+  layers_.run(
+      call, cache, [&] { embed(call, tokens_there); }, wanted.observer);
+  return finish(call, wanted, last_rows_there, uniforms_there);
 }
 
 template <ModelSpec Spec, KernelDevice Device>

@@ -206,27 +206,21 @@ class DeviceLayerWeights<Kinds<K...>, P, Device> {
   std::tuple<DeviceRunWeights<K, Device>...> runs_;
 };
 
-/// The parameters of a model.
-template <class Set, class P, class Device>
-struct DeviceWeights {
-  using T = typename P::Weight;
-
-  /// Copies host weights, which are not packed, to the device. ArgumentError for sizes its kernels cannot do.
-  template <class Widths>
-  DeviceWeights(Device& device, const ModelWeights<Set, P>& host, Widths widths)
+/// The parameters of a model beside those of its layers.
+template <class T, class Device>
+struct DeviceVocabulary {
+  /// Copies host weights, which are not packed, to the device.
+  template <class Set, class P>
+  DeviceVocabulary(Device& device, const ModelWeights<Set, P>& host)
       : embedding(device, detail::elements(host.embedding)),
         head(detail::packed_rows<T>(device, detail::elements(host.logits()), host.shape.layer.d_model,
                                     all_rows(host.shape.vocabulary), host.final_norm)) {
-    const LayerShape& shape = host.shape.layer;
-    check(shape.d_model % 8 == 0 && shape.d_ff % 8 == 0 && host.shape.vocabulary % 8 == 0,
-          "on a device d_model (", shape.d_model, "), d_ff (", shape.d_ff, ") and the vocabulary (",
-          host.shape.vocabulary, ") must be multiples of 8");
-    for (const auto& layer : host.layers) layers.emplace_back(device, layer, shape, widths);
+    check(host.shape.vocabulary % 8 == 0, "on a device the vocabulary, ", host.shape.vocabulary,
+          ", must be a multiple of 8");
   }
 
   cuda::DeviceArray<T, Device> embedding;  ///< (vocabulary, d_model)
   cuda::DeviceArray<T, Device> head;       ///< the same or lm_head, with the final norm's gain
-  std::vector<DeviceLayerWeights<Set, P, Device>> layers;
 
  private:
   static std::vector<int> all_rows(int count) {

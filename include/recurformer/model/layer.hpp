@@ -141,8 +141,8 @@ void backward_layer(const LayerWeights<Set, P>& weights,
 }
 
 /// One layer of a user's own program, instantiated for exactly the heads its spec asks for.
-template <LayerSpec Spec, class Backend = Cpu>
-class Layer {
+template <LayerSpec Spec>
+class Layer<Spec, Cpu> {
  public:
   static_assert(Spec::Runs::is_static,
                 "recurformer: Layer<Spec> needs static runs; give every rf::Run its number of KV groups");
