@@ -41,3 +41,8 @@ TEST_CASE("device model, simulated: tokens are drawn on the device as on the hos
   rf::Simulated device({.seed = 4});
   device_model::check_sampling(device);
 }
+
+TEST_CASE("device model, simulated: two models on two devices take turns") {
+  rf::Simulated left({.seed = 5}), right({.seed = 6});
+  device_model::check_two_models(left, right);
+}

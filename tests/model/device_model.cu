@@ -41,6 +41,16 @@ TEST_CASE("device model on a GPU: tokens are drawn on the device as on the host"
   device_model::check_sampling(device);
 }
 
+TEST_CASE("device model on a GPU: two models on two streams, one of them the caller's, take turns") {
+  cudaStream_t stream;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  {
+    rf::Cuda left, right(0, stream);
+    device_model::check_two_models(left, right);
+  }
+  CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
 TEST_CASE("device layer on a GPU: a layer of a user's own program computes its definition") {
   rf::Cuda device;
   device_model::check_layer(device);

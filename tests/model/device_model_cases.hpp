@@ -221,6 +221,28 @@ void check_refusals(Device& device) {
   CHECK(cache.length() == 0);
 }
 
+/// Two models on two devices, here two streams, take turns and do not notice each other.
+template <class Device>
+void check_two_models(Device& left_device, Device& right_device) {
+  const Weights left_host = host_weights();
+  Weights right_host = host_weights();
+  rf::initialise(right_host, 77);
+  rf::Model<Spec, Device> left(left_device, left_host), right(right_device, right_host);
+  auto left_cache = left.make_cache(), right_cache = right.make_cache();
+  const auto text = random_tokens(24, 9);
+  const auto part = [&](std::size_t first, std::size_t count) {
+    return std::span(text).subspan(first, count);
+  };
+  left.next_logits(part(0, 20), left_cache);
+  right.next_logits(part(0, 18), right_cache);
+  const auto last = left.next_logits(part(20, 4), left_cache);
+  const std::vector<float> of_left(last.begin(), last.end());
+  CHECK(Expected(right_host, text).allows(right.next_logits(part(18, 6), right_cache)));
+  CHECK(Expected(left_host, text).allows(of_left));
+  CHECK_THROWS_AS(left.next_logits(part(0, 2), right_cache), rf::ArgumentError);
+  CHECK(right_cache.length() == 24);
+}
+
 /// A layer of a user's own program: two sequences, prefilled, then continued together and alone.
 template <class Device>
 void check_layer(Device& device) {

@@ -8,8 +8,11 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "recurformer/arch/kernel.hpp"
@@ -84,7 +87,10 @@ __global__ void __launch_bounds__(K::threads, K::blocks_per_multiprocessor)
 
 }  // namespace cuda
 
-/// A stream on a GPU. Not copyable; several may be used side by side, each from one thread at a time.
+/// A stream on a GPU, with a memory pool of its own. Not copyable; several may be used side by side, each
+/// from one thread at a time. Calls leave the thread's current CUDA device set to this one's; beyond that
+/// nothing here is global. What goes wrong in a running kernel is reported by a later call, which cannot know
+/// its name: with CUDA_LAUNCH_BLOCKING=1 in the environment it is the launch itself.
 class Cuda {
  public:
   static constexpr std::string_view name = "cuda";
@@ -103,6 +109,7 @@ class Cuda {
       throw CudaError(text("GPU ", device, " (", properties_.name, ") has compute capability ",
                            properties_.major, ".", properties_.minor, "; supported are 8.0 and newer"));
     activate();
+    make_pool();
     cuda::check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   }
   /// Works on a stream of the caller's, which must outlive this.
@@ -114,11 +121,11 @@ class Cuda {
   Cuda& operator=(const Cuda&) = delete;
   ~Cuda() {
     if (owns_stream_) cudaStreamDestroy(stream_);
+    cudaMemPoolDestroy(pool_);  // once all of its memory has been given back
   }
 
-  /// Puts the kernel onto the stream. Throws CudaError with the kernel's name and the shape if that fails;
-  /// what goes wrong while it runs is reported by a later call. Hidden like the kernels: every library's
-  /// starts its own.
+  /// Puts the kernel onto the stream. Throws CudaError with the kernel's name and the shape if that fails, or
+  /// if the program was not compiled for this GPU. Hidden like the kernels: every library's starts its own.
   template <arch::Kernel K>
   __attribute__((visibility("hidden"))) void launch(const arch::LaunchShape& shape,
                                                     const typename K::Parameters& parameters) {
@@ -129,14 +136,7 @@ class Cuda {
                   " x ", shape.blocks.z, " blocks of ", int{K::threads}, " threads and ", shape.shared_bytes,
                   " bytes of shared memory on ", static_cast<const char*>(properties_.name));
     };
-    if (compute_capability() < arch::least_compute_capability<K>())
-      throw CudaError(text(describe(), ": the kernel needs compute capability ",
-                           arch::least_compute_capability<K>() / 10, ".",
-                           arch::least_compute_capability<K>() % 10));
-    if (shape.shared_bytes > 48 * 1024)
-      cuda::check_cuda(
-          cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes),
-          describe());
+    prepare(function, arch::least_compute_capability<K>(), shape.shared_bytes, describe);
     cudaLaunchAttribute cooperative{};
     cooperative.id = cudaLaunchAttributeCooperative;
     cooperative.val.cooperative = 1;
@@ -164,13 +164,13 @@ class Cuda {
   int most_shared_bytes() const { return static_cast<int>(properties_.sharedMemPerBlockOptin); }
   const cudaDeviceProp& properties() const { return properties_; }
 
-  /// Device memory, from the stream's pool: usable by what is put onto the stream from now on.
+  /// Device memory, from the pool: usable by what is put onto the stream from now on.
   void* allocate(std::size_t bytes) {
     if (bytes == 0) return nullptr;
     activate();
     void* memory = nullptr;
-    cuda::check_cuda(cudaMallocAsync(&memory, bytes, stream_), "allocating ", bytes, " bytes on GPU ",
-                     device_);
+    cuda::check_cuda(cudaMallocFromPoolAsync(&memory, bytes, pool_, stream_), "allocating ", bytes,
+                     " bytes on GPU ", device_);
     return memory;
   }
   /// Gives memory back once what is on the stream has run.
@@ -197,6 +197,50 @@ class Cuda {
 
  private:
   void activate() const { cuda::check_cuda(cudaSetDevice(device_), "selecting GPU ", device_); }
+
+  /// A pool that keeps what is given back for the next time.
+  void make_pool() {
+    cudaMemPoolProps properties{};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location = {cudaMemLocationTypeDevice, device_};
+    cuda::check_cuda(cudaMemPoolCreate(&pool_, &properties), "creating a memory pool on GPU ", device_);
+    std::uint64_t kept = std::numeric_limits<std::uint64_t>::max();
+    cuda::check_cuda(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &kept),
+                     "setting up a memory pool on GPU ", device_);
+  }
+
+  /// Before a kernel's first launch: checks that this program holds its code for this GPU. (entry<K> is empty
+  /// where it was compiled for something older than K needs.) Then allows it the shared memory it asks for.
+  template <class Describe>
+  void prepare(const void* function, int least, int shared_bytes, const Describe& describe) {
+    auto known = shared_bytes_of_.find(function);
+    if (known == shared_bytes_of_.end()) {
+      const auto version = [](int x) { return text(x / 10, ".", x % 10); };
+      constexpr const char* remedy =
+          "; compile for sm_80 and sm_90a, and keep compute_80's PTX for other GPUs: -gencode "
+          "arch=compute_80,code=[sm_80,compute_80] -gencode arch=compute_90a,code=sm_90a";
+      if (compute_capability() < least)
+        throw CudaError(text(describe(), ": the kernel needs compute capability ", version(least)));
+      cudaFuncAttributes attributes{};
+      const cudaError_t code = cudaFuncGetAttributes(&attributes, function);
+      if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction) {
+        (void)cudaGetLastError();
+        throw CudaError(text(describe(), ": this program holds no code for compute capability ",
+                             version(compute_capability()), remedy));
+      }
+      cuda::check_cuda(code, describe());
+      if (attributes.ptxVersion < least)
+        throw CudaError(text(describe(), ": the kernel needs compute capability ", version(least),
+                             " and was compiled for ", version(attributes.ptxVersion), remedy));
+      known = shared_bytes_of_.emplace(function, 48 * 1024).first;  // what every kernel may have
+    }
+    if (shared_bytes <= known->second) return;
+    cuda::check_cuda(
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+        describe());
+    known->second = shared_bytes;
+  }
+
   void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
     if (bytes != 0)
       cuda::check_cuda(cudaMemcpyAsync(to, from, bytes, kind, stream_), "copying ", bytes, " bytes");
@@ -204,8 +248,10 @@ class Cuda {
 
   int device_;
   cudaDeviceProp properties_{};
+  cudaMemPool_t pool_ = nullptr;
   cudaStream_t stream_ = nullptr;
   bool owns_stream_ = true;
+  std::unordered_map<const void*, int> shared_bytes_of_;  // kernels that were prepared
 };
 
 }  // namespace rf

@@ -70,9 +70,10 @@ class DeviceLayers {
 
   /// Begins a call, which takes all memory of the last one back: new tokens of several sequences, those of
   /// parts[0] first, whose places in the cache are reserved. Their residual stream (rows, d_model) is at `x`
-  /// on the device, 16-byte aligned; null: in the call's memory. ArgumentError for a part without tokens, or
-  /// a sequence that appears twice.
+  /// on the device, 16-byte aligned; null: in the call's memory. ArgumentError for a part without tokens, a
+  /// sequence that appears twice, or a cache of another device.
   Call begin(std::span<const SequenceTokens> parts, Cache& cache, T* x = nullptr) {
+    check(&cache.device() == device_, "the cache was made for another device than these layers");
     memory_.reset();
     uploads_.reset();
     Call call;
