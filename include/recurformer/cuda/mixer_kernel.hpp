@@ -47,7 +47,7 @@
 //       static void launch_alone(Device&, const typename Work::Parameters&, const ItemsAlone&);
 //     };
 //
-// A mixer whose heads are attention may show it to the analysis (plan/device_analysis.hpp):
+// A mixer that reuses attention's weights shows its attention to the analysis (plan/device_analysis.hpp):
 //
 //     template <class Device, class T>
 //     static AttentionParameters<…> attention(WorkBinder<Device>&, const MyMixer&, const DeviceRun<T>&);

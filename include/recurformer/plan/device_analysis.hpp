@@ -17,6 +17,7 @@
 #include "recurformer/eval/byte_text.hpp"
 #include "recurformer/model/device_model.hpp"
 #include "recurformer/plan/model_analysis.hpp"
+#include "recurformer/spec/attention.hpp"
 
 namespace rf {
 
@@ -85,9 +86,7 @@ class DeviceAnalyser {
                                    .log_sum_exp = memory_.template take<float>(count)};
     std::vector<RunMeasurement> measured;
     layer.for_each_run([&]<class Run>(std::size_t run_index, const Run& run) {
-      if constexpr (requires(cuda::WorkBinder<Device> & binder, const cuda::DeviceRun<T>& described) {
-                      Run::Kernel::attention(binder, run.mixer, described);
-                    }) {
+      if constexpr (reuses_attention_weights<typename Run::Mixer>) {
         if (run.groups == 0) return;
         cuda::WorkBinder<Device> binder{batch, uploads_, nullptr};
         measured.push_back(measure(Run::Kernel::attention(binder, run.mixer, runs[run_index]), batch, probe));
