@@ -25,7 +25,7 @@ void eval(const EvalOptions& options) {
   nlohmann::json results = {{"bits_per_byte", score.bits_per_byte}, {"bytes", score.bytes}};
   const auto task = [&](const char* name, const auto& definition, rf::Scoring scoring) {
     const rf::TaskScore task_score =
-        rf::evaluate_task(model, definition, options.task_rows, options.seed, scoring);
+        rf::evaluate_task(model, definition, rf::Split::held_out, options.task_rows, options.seed, scoring);
     std::printf("%-15s %.4f  (%lld of %lld)\n", name, task_score.accuracy(),
                 static_cast<long long>(task_score.correct), static_cast<long long>(task_score.total));
     results[name] = task_score.accuracy();

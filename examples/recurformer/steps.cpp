@@ -47,9 +47,9 @@ rf::ModelAnalysis analyse(Model& model, const rf::MixedData& data, std::int64_t 
 Quality evaluate(Model& model, const rf::ByteText& text, std::int64_t length, std::int64_t copy_lag,
                  std::uint64_t seed, std::int64_t text_rows, std::int64_t copy_rows) {
   return {.bits_per_byte = rf::evaluate_text(model, text, length, text_rows).bits_per_byte,
-          .copy_recall =
-              rf::evaluate_task(model, rf::CopyTask{.row_length = length, .lag = copy_lag}, copy_rows, seed)
-                  .accuracy()};
+          .copy_recall = rf::evaluate_task(model, rf::CopyTask{.row_length = length, .lag = copy_lag},
+                                           rf::Split::held_out, copy_rows, seed)
+                             .accuracy()};
 }
 
 Speed measure_speed(Model& model, const rf::ByteText& text, std::int64_t context,

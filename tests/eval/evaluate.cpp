@@ -4,12 +4,25 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "recurformer/eval/copy.hpp"
 #include "recurformer/eval/mqar.hpp"
 #include "support/small_model.hpp"
 
 namespace {
+
+/// A task of one row that notes which split it is asked for.
+struct NotedTask {
+  std::vector<std::pair<rf::Split, std::uint64_t>>* asked;
+  rf::Split split = rf::Split::train;
+  std::int64_t length() const { return 3; }
+  rf::TaskRow row(rf::Random& random) const {
+    asked->emplace_back(split, random.bits());
+    return {{1, 2, 3}, {-1, 3, 4}};
+  }
+};
 
 small::Model byte_model() {
   auto shape = small::shape();
@@ -29,9 +42,10 @@ TEST_CASE("a model of zeros needs eight bits per byte and recalls nothing on pur
   CHECK(score.bytes == 32 * text.held_out_rows(32));
   CHECK(rf::evaluate_text(model, text, 32, 3).bytes == 96);
   CHECK_THROWS_AS(rf::evaluate_text(model, text, 1 << 20, 1), rf::ArgumentError);
-  CHECK(rf::evaluate_task(model, rf::CopyTask{.row_length = 40, .lag = 10}, 8, 0).correct ==
-        0);  // it always says byte 0
-  CHECK(rf::evaluate_task(model, rf::MqarTask{.row_length = 64, .pairs = 4}, 8, 0, rf::Scoring::whole_answers)
+  CHECK(rf::evaluate_task(model, rf::CopyTask{.row_length = 40, .lag = 10}, rf::Split::held_out, 8, 0)
+            .correct == 0);  // it always says byte 0
+  CHECK(rf::evaluate_task(model, rf::MqarTask{.row_length = 64, .pairs = 4}, rf::Split::held_out, 8, 0,
+                          rf::Scoring::whole_answers)
             .total == 32);
 }
 
@@ -39,8 +53,21 @@ TEST_CASE("tasks are scored at the positions they name, the same every time") {
   auto model = byte_model();
   rf::initialise(model.weights(), 3);
   const rf::CopyTask task{.row_length = 40, .lag = 10};
-  const auto score = rf::evaluate_task(model, task, 300, 5);
+  const auto score = rf::evaluate_task(model, task, rf::Split::held_out, 300, 5);
   CHECK(score.total == 300 * 31);
-  const auto again = rf::evaluate_task(model, task, 300, 5);
+  const auto again = rf::evaluate_task(model, task, rf::Split::held_out, 300, 5);
   CHECK(score.correct == again.correct);
+}
+
+TEST_CASE("the rows of a task are those of the split that is asked for") {
+  auto model = byte_model();
+  for (const rf::Split split : {rf::Split::train, rf::Split::held_out}) {
+    std::vector<std::pair<rf::Split, std::uint64_t>> asked;
+    CHECK(rf::evaluate_task(model, NotedTask{.asked = &asked}, split, 2, 9).total == 4);
+    REQUIRE(asked.size() == 2);
+    for (std::uint64_t row = 0; row < 2; ++row) {
+      CHECK(asked[row].first == split);
+      CHECK(asked[row].second == rf::task_random(9, split, row).bits());
+    }
+  }
 }

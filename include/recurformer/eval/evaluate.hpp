@@ -44,11 +44,12 @@ TextScore evaluate_text(M& model, const ByteText& text_data, std::int64_t length
 /// How a task's answers are counted.
 enum class Scoring { per_token, whole_answers };
 
-/// Greedy accuracy on `rows` held-out rows of a task (CopyTask, HashHopTask, MqarTask).
+/// Greedy accuracy on the first `rows` rows that the seed gives of a task's split (CopyTask, HashHopTask,
+/// MqarTask): held-out rows for a result, training rows for a decision that results must not have seen.
 template <class M, class Task>
-TaskScore evaluate_task(M& model, Task task, std::int64_t rows, std::uint64_t seed,
+TaskScore evaluate_task(M& model, Task task, Split split, std::int64_t rows, std::uint64_t seed,
                         Scoring scoring = Scoring::per_token) {
-  task.split = Split::held_out;
+  task.split = split;
   const std::int64_t per_call = std::max<std::int64_t>(1, 4096 / task.length());
   NextTokenLoss loss;
   TaskScore score;
@@ -56,7 +57,7 @@ TaskScore evaluate_task(M& model, Task task, std::int64_t rows, std::uint64_t se
     Batch batch;
     std::vector<TaskRow> task_rows;
     for (std::int64_t r = first; r < std::min(rows, first + per_call); ++r) {
-      Random random = task_random(seed, Split::held_out, static_cast<std::uint64_t>(r));
+      Random random = task_random(seed, split, static_cast<std::uint64_t>(r));
       const TaskRow& row = task_rows.emplace_back(task.row(random));
       batch.append(row.tokens, row.targets);
     }

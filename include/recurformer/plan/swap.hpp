@@ -4,10 +4,11 @@
 // The swap score: what replacing one KV group, and nothing else, by its untrained replacement does. Forward
 // passes only.
 //   divergence   KL(original ‖ swapped) on text, nats per token
-//   recall_drop  recall of the original minus that of the swapped model on held-out copies
+//   recall_drop  recall of the original minus that of the swapped model on copies
 // Recency says where a head looks; this says what is lost when it can look no more (a head that attends
 // locally on plain text may still be the one that copies).
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -68,7 +69,11 @@ SwapScores swap_scores(M& original, const ModelProfiles& profiles, std::span<con
                        const SwapOptions& options,
                        const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
   const Plan plan = original.named_plan();
-  const double recall = evaluate_task(original, options.copy, options.copy_rows, options.seed).accuracy();
+  // Training rows: what is chosen by these scores must not have looked at the rows that evaluation counts.
+  const auto recall_of = [&](M& model) {
+    return evaluate_task(model, options.copy, Split::train, options.copy_rows, options.seed).accuracy();
+  };
+  const double recall = recall_of(original);
   std::int64_t done = 0;
   const std::int64_t total = std::int64_t{original.shape().layers} * original.shape().layer.kv_groups;
   SwapScores out;
@@ -80,8 +85,7 @@ SwapScores swap_scores(M& original, const ModelProfiles& profiles, std::span<con
       swapped_plan.kind_of_group[l][g] = with_kind(swapped_plan, options.replacement);
       M swapped = convert_model(original, swapped_plan, profiles, options.seed);
       out.divergence[l].push_back(detail::mean_divergence(original, swapped, batches));
-      out.recall_drop[l].push_back(
-          recall - evaluate_task(swapped, options.copy, options.copy_rows, options.seed).accuracy());
+      out.recall_drop[l].push_back(recall - recall_of(swapped));
       if (progress) progress(++done, total);
     }
   }
