@@ -32,13 +32,17 @@ rf::GroupScores scores_of(const PlanOptions& options, const rf::ModelShape& shap
   if (options.score == "swap") {
     rf::check(document.swap.has_value(), options.analysis, " has no swap scores; run analyze with --swap ",
               options.replacement);
+    const std::string wanted = replacement_kind(options.replacement, options.sink, options.window).name();
+    rf::check(document.swap_replacement == wanted, options.analysis, " has swap scores of ",
+              document.swap_replacement, "; --replacement ", options.replacement,
+              " needs those of its own: run analyze with --swap ", options.replacement);
     return rf::swap_group_scores(*document.swap, options.recall_weight);
   }
   if (options.score == "sink-free")
     return rf::group_scores(document.analysis, how,
-                            [](const rf::HeadAnalysis& head) { return head.sink_free_recency.mean; });
+                            [](const auto& head_or_group) { return head_or_group.sink_free_recency; });
   const auto recency = rf::group_scores(document.analysis, how,
-                                        [](const rf::HeadAnalysis& head) { return head.recency.mean; });
+                                        [](const auto& head_or_group) { return head_or_group.recency; });
   return options.score == "reverse" ? rf::reversed(recency) : recency;
 }
 

@@ -49,7 +49,8 @@ run generate hybrid_mamba --prompt "line 1" --tokens 3 --device simulated --json
 grep -q '^backend: simulated' err.txt || fail "generate --device simulated does not name its backend"
 grep -q '"device": "simulated"' device.json || fail "device.json does not name the device"
 
-for score in swap sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
+for score in sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
+run plan original --analysis analysis.json --score swap --replacement streaming --out plan.json
 run plan original --analysis analysis.json --cache-bytes 300000 --context 1024 --out plan.json
 grep -q 'namespace' plan.hpp || fail "plan.hpp is no header"
 
@@ -73,6 +74,7 @@ refuse "d_head is 48" train "${data[@]}" --d-head 48 --steps 1 --out x
 echo '{"recurformer_plan": 1, "kinds": []}' >broken.json
 refuse "broken.json" convert original --plan broken.json --out x
 refuse "analysis" plan original --out plan.json
+refuse "has swap scores of streaming:fp32; --replacement mamba needs those of its own" plan original --analysis analysis.json --score swap --replacement mamba --out plan.json
 refuse "distance profiles" convert original --plan plan.json --out x
 head -c 1000 original/model.safetensors >converted/model.safetensors
 refuse "model.safetensors" generate converted
