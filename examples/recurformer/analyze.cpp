@@ -35,16 +35,26 @@ void print(const rf::AnalysisDocument& document) {
       "%lld tokens\n",
       static_cast<long long>(analysis.options.window), static_cast<long long>(analysis.sequences),
       static_cast<long long>(analysis.options.sink));
-  for (std::size_t l = 0; l < analysis.heads.size(); ++l)
-    for (std::size_t h = 0; h < analysis.heads[l].size(); ++h) {
-      const rf::HeadAnalysis& head = analysis.heads[l][h];
-      std::printf("layer %2zu head %2zu  %.3f +- %.3f  (%.3f +- %.3f)  sink mass %.3f", l, h,
-                  head.recency.mean, head.recency.error, head.sink_free_recency.mean,
-                  head.sink_free_recency.error, head.sink_mass.mean);
-      const auto group = h / static_cast<std::size_t>(analysis.queries_per_group);
-      if (document.swap && h % static_cast<std::size_t>(analysis.queries_per_group) == 0)
-        std::printf("  swap: KL %.4f, recall drop %.3f", document.swap->divergence[l][group],
-                    document.swap->recall_drop[l][group]);
+  if (analysis.short_sequences > 0)
+    std::printf("%lld more sequences are too short for it\n",
+                static_cast<long long>(analysis.short_sequences));
+  const auto print_ratios = [](const auto& head_or_group) {
+    const auto &recency = head_or_group.recency, &sink_free = head_or_group.sink_free_recency;
+    std::printf("%.3f +- %.3f  (%.3f +- %.3f)", recency.mean, recency.error, sink_free.mean, sink_free.error);
+  };
+  const auto queries = static_cast<std::size_t>(analysis.queries_per_group);
+  for (std::size_t l = 0; l < analysis.groups.size(); ++l)
+    for (std::size_t g = 0; g < analysis.groups[l].size(); ++g) {
+      std::printf("layer %2zu group %2zu  ", l, g);
+      print_ratios(analysis.groups[l][g]);
+      if (document.swap)
+        std::printf("  swap: KL %.4f, recall drop %.3f", document.swap->divergence[l][g],
+                    document.swap->recall_drop[l][g]);
+      for (std::size_t h = g * queries; h < (g + 1) * queries; ++h) {
+        std::printf("\n          head %2zu  ", h);
+        print_ratios(analysis.heads[l][h]);
+        std::printf("  sink mass %.3f", analysis.heads[l][h].sink_mass.mean);
+      }
       std::printf("\n");
     }
 }

@@ -30,7 +30,6 @@ struct DemoSizes {
   std::vector<std::int64_t> contexts;
 };
 
-
 DemoSizes sizes(bool quick) {
   if (quick)
     return {.original_steps = 300,
@@ -67,7 +66,7 @@ class Demo {
     train_original();
     analysis_ = analyse(original_, data(1), sizes_.analysis_batches, {});
     recency_ = rf::group_scores(analysis_, rf::GroupScore::mean,
-                                [](const rf::HeadAnalysis& head) { return head.recency.mean; });
+                                [](const auto& head_or_group) { return head_or_group.recency; });
     add_row("original", "original", original_, original_tokens());
     train_original_on();
     streaming_arm();

@@ -3,17 +3,21 @@
 
 // Analyses as JSON, for people to read and for planning and conversion to follow:
 //
-//   {"recurformer_analysis": 1, "window": 16, "sink": 4, "sequences": 64, "tokens": 16384,
-//    "queries_per_group": 2,
+//   {"recurformer_analysis": 1, "window": 16, "sink": 4, "sequences": 64, "short_sequences": 0,
+//    "tokens": 16384, "queries_per_group": 2,
 //    "layers": [{"heads": [{"recency": 0.8, "recency_error": 0.01,
 //                           "sink_free_recency": …, "sink_free_recency_error": …,
 //                           "sink_mass": …, "sink_mass_error": …, "queries": …, "skipped_queries": …,
-//                           "profile": {"lag": […], "lags": […], "probability": […]}}, …]}, …],
+//                           "profile": {"lag": […], "lags": […], "probability": […]}}, …],
+//                "groups": [{"recency": 0.7, "recency_error": 0.01, "sink_free_recency": …,
+//                            "sink_free_recency_error": …}, …]}, …],
 //    "swap": {"replacement": "mamba:fp32", "divergence": [[…]], "recall_drop": [[…]]}}
 //
 // where swap is optional.
 
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -36,9 +40,9 @@ struct AnalysisDocument {
 inline nlohmann::json analysis_json(const AnalysisDocument& document) {
   const ModelAnalysis& analysis = document.analysis;
   nlohmann::json layers = nlohmann::json::array();
-  for (const auto& layer : analysis.heads) {
-    nlohmann::json heads = nlohmann::json::array();
-    for (const HeadAnalysis& head : layer)
+  for (std::size_t l = 0; l < analysis.heads.size(); ++l) {
+    nlohmann::json heads = nlohmann::json::array(), groups = nlohmann::json::array();
+    for (const HeadAnalysis& head : analysis.heads[l])
       heads.push_back({{"recency", head.recency.mean},
                        {"recency_error", head.recency.error},
                        {"sink_free_recency", head.sink_free_recency.mean},
@@ -51,12 +55,18 @@ inline nlohmann::json analysis_json(const AnalysisDocument& document) {
                         {{"lag", head.profile.lag},
                          {"lags", head.profile.lags},
                          {"probability", head.profile.probability}}}});
-    layers.push_back({{"heads", heads}});
+    for (const GroupAnalysis& group : analysis.groups[l])
+      groups.push_back({{"recency", group.recency.mean},
+                        {"recency_error", group.recency.error},
+                        {"sink_free_recency", group.sink_free_recency.mean},
+                        {"sink_free_recency_error", group.sink_free_recency.error}});
+    layers.push_back({{"heads", heads}, {"groups", groups}});
   }
   nlohmann::json out = {{"recurformer_analysis", 1},
                         {"window", analysis.options.window},
                         {"sink", analysis.options.sink},
                         {"sequences", analysis.sequences},
+                        {"short_sequences", analysis.short_sequences},
                         {"tokens", analysis.tokens},
                         {"queries_per_group", analysis.queries_per_group},
                         {"layers", layers}};
@@ -100,16 +110,22 @@ inline DistanceProfile read_profile(const JsonReader& reader) {
   return profile;
 }
 
+inline MeanAndError read_ratio(const JsonReader& reader, const std::string& name) {
+  return {reader.at(name).number(), reader.at(name + "_error").number(0)};
+}
+
 inline HeadAnalysis read_head(const JsonReader& reader) {
-  const auto mean_and_error = [&](const std::string& name) {
-    return MeanAndError{reader.at(name).number(), reader.at(name + "_error").number(0)};
-  };
-  return {.recency = mean_and_error("recency"),
-          .sink_free_recency = mean_and_error("sink_free_recency"),
-          .sink_mass = mean_and_error("sink_mass"),
+  return {.recency = read_ratio(reader, "recency"),
+          .sink_free_recency = read_ratio(reader, "sink_free_recency"),
+          .sink_mass = read_ratio(reader, "sink_mass"),
           .queries = reader.at("queries").integer(0),
           .skipped_queries = reader.at("skipped_queries").integer(0),
           .profile = read_profile(reader.at("profile"))};
+}
+
+inline GroupAnalysis read_group(const JsonReader& reader) {
+  return {.recency = read_ratio(reader, "recency"),
+          .sink_free_recency = read_ratio(reader, "sink_free_recency")};
 }
 
 }  // namespace detail
@@ -122,6 +138,7 @@ inline AnalysisDocument read_analysis(const std::string& path, const ModelShape&
   AnalysisDocument out;
   out.analysis.options = {.window = reader.at("window").integer(1), .sink = reader.at("sink").integer(0)};
   out.analysis.sequences = reader.at("sequences").integer(1);
+  out.analysis.short_sequences = reader.at("short_sequences").integer(0);
   out.analysis.tokens = reader.at("tokens").integer(1);
   out.analysis.queries_per_group = static_cast<int>(reader.at("queries_per_group").integer(1, 4096));
   if (out.analysis.queries_per_group != shape.layer.queries_per_group)
@@ -133,6 +150,10 @@ inline AnalysisDocument read_analysis(const std::string& path, const ModelShape&
     for (const JsonReader& head : layer.at("heads").array()) heads.push_back(detail::read_head(head));
     if (static_cast<int>(heads.size()) != shape.layer.heads())
       layer.fail("has ", heads.size(), " heads; the model has ", shape.layer.heads());
+    auto& groups = out.analysis.groups.emplace_back();
+    for (const JsonReader& group : layer.at("groups").array()) groups.push_back(detail::read_group(group));
+    if (static_cast<int>(groups.size()) != shape.layer.kv_groups)
+      layer.fail("has ", groups.size(), " groups; the model has ", shape.layer.kv_groups);
   }
   if (static_cast<int>(out.analysis.heads.size()) != shape.layers)
     layers.fail("has ", out.analysis.heads.size(), " layers; the model has ", shape.layers);

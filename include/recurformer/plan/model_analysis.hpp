@@ -9,12 +9,14 @@
 //                  mass outside the sink are skipped and counted
 //   profile        mean probability at each lag i - j
 //
-// The standard error of a ratio is that of the mean over sequences.
+// The standard error of a ratio is that of the mean over sequences. Sequences of up to 4·window tokens have
+// no ratios; they count in the profiles only.
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -47,33 +49,59 @@ struct HeadAnalysis {
   DistanceProfile profile;
 };
 
-/// heads[layer][head]; heads that are not attention have no queries.
+/// What one KV group does: the mean over its query heads in each sequence, and so the error that heads which
+/// vary together have.
+struct GroupAnalysis {
+  MeanAndError recency;
+  MeanAndError sink_free_recency;
+};
+
+/// heads[layer][head] and groups[layer][group]; heads that are not attention have no queries, and ratios of
+/// 0.
 struct ModelAnalysis {
   AnalysisOptions options;
-  std::int64_t sequences = 0;
-  std::int64_t tokens = 0;
+  std::int64_t sequences = 0;        ///< that the ratios are means over
+  std::int64_t short_sequences = 0;  ///< beside them: too short for ratios
+  std::int64_t tokens = 0;           ///< of both
   int queries_per_group = 1;
   std::vector<std::vector<HeadAnalysis>> heads;
+  std::vector<std::vector<GroupAnalysis>> groups;
 };
 
 /// How the heads of a KV group make its score.
-enum class GroupScore { mean, minimum };
+enum class GroupScore {
+  mean,    ///< of its heads
+  minimum  ///< that of the head with the least
+};
 
-/// Score of every KV group: mean or minimum of `of(head)` over its query heads.
-template <class Of>
-GroupScores group_scores(const ModelAnalysis& analysis, GroupScore how, Of&& of) {
-  GroupScores out;
-  const auto queries = static_cast<std::size_t>(analysis.queries_per_group);
-  for (const auto& layer : analysis.heads) {
-    auto& scores = out.emplace_back();
-    for (std::size_t first = 0; first < layer.size(); first += queries) {
-      double sum = 0, least = of(layer[first]);
-      for (std::size_t h = first; h < first + queries; ++h) {
-        sum += of(layer[h]);
-        least = std::min(least, static_cast<double>(of(layer[h])));
-      }
-      scores.push_back(how == GroupScore::mean ? sum / static_cast<double>(queries) : least);
+/// Ratio of every KV group, [layer][group]. `ratio` takes a HeadAnalysis or a GroupAnalysis to one of its
+/// ratios.
+template <class Ratio>
+std::vector<std::vector<MeanAndError>> group_ratios(const ModelAnalysis& analysis, GroupScore how,
+                                                    Ratio&& ratio) {
+  std::vector<std::vector<MeanAndError>> out;
+  const auto queries = static_cast<std::ptrdiff_t>(analysis.queries_per_group);
+  for (std::size_t l = 0; l < analysis.groups.size(); ++l) {
+    auto& ratios = out.emplace_back();
+    auto first_head = analysis.heads[l].begin();
+    for (const GroupAnalysis& group : analysis.groups[l]) {
+      const auto least =
+          std::min_element(first_head, first_head + queries,
+                           [&](const auto& a, const auto& b) { return ratio(a).mean < ratio(b).mean; });
+      ratios.push_back(how == GroupScore::mean ? ratio(group) : ratio(*least));
+      first_head += queries;
     }
+  }
+  return out;
+}
+
+/// The same without errors, for select_groups().
+template <class Ratio>
+GroupScores group_scores(const ModelAnalysis& analysis, GroupScore how, Ratio&& ratio) {
+  GroupScores out;
+  for (const auto& layer : group_ratios(analysis, how, ratio)) {
+    auto& scores = out.emplace_back();
+    for (const MeanAndError& group : layer) scores.push_back(group.mean);
   }
   return out;
 }
@@ -97,7 +125,8 @@ struct HeadMasses {
   std::int64_t stride = 1;
 };
 
-/// The sums that an analysis is made of. Different heads may be added to at the same time.
+/// The sums that an analysis is made of. Different heads may be added to at the same time, each with the same
+/// sequences in the same order.
 class AnalysisSums {
  public:
   AnalysisSums(const ModelShape& shape, const AnalysisOptions& options)
@@ -124,9 +153,9 @@ class AnalysisSums {
       ++free_queries;
     }
     const std::int64_t queries = rows - first;
-    sums.recency.add(recent / static_cast<double>(queries));
-    sums.sink.add(sink / static_cast<double>(queries));
-    if (free_queries > 0) sums.sink_free.add(sink_free / static_cast<double>(free_queries));
+    sums.recency.push_back(recent / static_cast<double>(queries));
+    sums.sink.push_back(sink / static_cast<double>(queries));
+    sums.sink_free.push_back(free_queries > 0 ? sink_free / static_cast<double>(free_queries) : not_measured);
     sums.queries += queries;
     sums.skipped += queries - free_queries;
   }
@@ -137,55 +166,80 @@ class AnalysisSums {
   /// Counts sequences whose heads are added.
   void count(std::span<const SequenceRows> sequences) {
     for (const SequenceRows& sequence : sequences) {
+      ++(sequence.rows > 4 * options_.window ? sequences_ : short_sequences_);
       longest_ = std::max(longest_, sequence.rows);
       tokens_ += sequence.rows;
     }
-    sequences_ += static_cast<std::int64_t>(sequences.size());
   }
 
   /// The analysis of everything added so far. ArgumentError if no sequence was longer than 4·window.
   ModelAnalysis result() const {
-    check(sequences_ > 0, "nothing was analysed");
-    check(longest_ > 4 * options_.window, "the longest analysed sequence has ", longest_,
+    check(sequences_ + short_sequences_ > 0, "nothing was analysed");
+    check(sequences_ > 0, "the longest analysed sequence has ", longest_,
           " tokens; recency with a window of ", options_.window, " is measured from position ",
           4 * options_.window, " on; use longer sequences or a smaller window");
     ModelAnalysis out{.options = options_,
                       .sequences = sequences_,
+                      .short_sequences = short_sequences_,
                       .tokens = tokens_,
                       .queries_per_group = queries_per_group_,
-                      .heads = {}};
+                      .heads = {},
+                      .groups = {}};
+    const auto queries = static_cast<std::size_t>(queries_per_group_);
     for (const auto& layer : heads_) {
       auto& heads = out.heads.emplace_back();
       for (const HeadSums& sums : layer)
-        heads.push_back({sums.recency.result(), sums.sink_free.result(), sums.sink.result(), sums.queries,
-                         sums.skipped, sums.profile.profile()});
+        heads.push_back({mean_and_error(sums.recency), mean_and_error(sums.sink_free),
+                         mean_and_error(sums.sink), sums.queries, sums.skipped, sums.profile.profile()});
+      auto& groups = out.groups.emplace_back();
+      for (std::size_t first = 0; first < layer.size(); first += queries) {
+        const std::span group = std::span(layer).subspan(first, queries);
+        groups.push_back({mean_and_error(mean_of_heads(group, &HeadSums::recency)),
+                          mean_and_error(mean_of_heads(group, &HeadSums::sink_free))});
+      }
     }
     return out;
   }
 
  private:
-  struct Moments {
-    std::int64_t count = 0;
-    double sum = 0, squares = 0;
-    void add(double x) { ++count, sum += x, squares += x * x; }
-    MeanAndError result() const {
-      if (count == 0) return {};
-      const auto n = static_cast<double>(count);
-      const double mean = sum / n;
-      const double variance = count > 1 ? std::max(0.0, (squares - n * mean * mean) / (n - 1)) : 0.0;
-      return {mean, std::sqrt(variance / n)};
-    }
-  };
+  static constexpr double not_measured = std::numeric_limits<double>::quiet_NaN();
+
   struct HeadSums {
-    Moments recency, sink_free, sink;
+    std::vector<double> recency, sink_free,
+        sink;  // per sequence; not_measured where all queries were skipped
     std::int64_t queries = 0, skipped = 0;
     DistanceSums profile;
   };
 
+  /// Over the sequences that were measured.
+  static MeanAndError mean_and_error(const std::vector<double>& per_sequence) {
+    double n = 0, sum = 0, squares = 0;
+    for (const double x : per_sequence)
+      if (!std::isnan(x)) n += 1, sum += x;
+    if (n == 0) return {};
+    const double mean = sum / n;
+    for (const double x : per_sequence)
+      if (!std::isnan(x)) squares += (x - mean) * (x - mean);
+    return {mean, n > 1 ? std::sqrt(squares / (n - 1) / n) : 0.0};
+  }
+
+  /// Per sequence, the mean over those heads of a group that were measured in it.
+  static std::vector<double> mean_of_heads(std::span<const HeadSums> heads,
+                                           std::vector<double> HeadSums::*ratio) {
+    std::vector<double> out;
+    for (std::size_t sequence = 0; sequence < (heads[0].*ratio).size(); ++sequence) {
+      double n = 0, sum = 0;
+      for (const HeadSums& head : heads)
+        if (const double x = (head.*ratio)[sequence]; !std::isnan(x)) n += 1, sum += x;
+      out.push_back(n > 0 ? sum / n : not_measured);
+    }
+    return out;
+  }
+
   AnalysisOptions options_;
   int queries_per_group_;
   std::vector<std::vector<HeadSums>> heads_;  // per layer
-  std::int64_t sequences_ = 0, tokens_ = 0, longest_ = 0;
+  std::int64_t sequences_ = 0, short_sequences_ = 0, tokens_ = 0, longest_ = 0;
 };
 
 }  // namespace rf
