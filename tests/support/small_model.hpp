@@ -45,15 +45,19 @@ inline rf::Plan hybrid_plan() {
 }
 inline rf::Plan attention_plan() { return rf::uniform_plan({"attention", "fp32", {}}, 2, 4); }
 
-/// A model whose every parameter differs from zero, so that no gradient vanishes by construction.
-inline Model model(const rf::Plan& plan = hybrid_plan(), bool tied = true, std::uint64_t seed = 1) {
-  Model out(shape(tied), plan);
-  initialise(out.weights(), seed);
+/// Makes every parameter differ from zero, so that no gradient vanishes by construction.
+template <class M>
+void randomise(M& model, std::uint64_t seed = 1) {
+  initialise(model.weights(), seed);
   rf::Random random(seed + 100);
-  for (const auto& parameter : rf::parameter_refs(out.weights())) {
+  for (const auto& parameter : rf::parameter_refs(model.weights())) {
     auto* values = static_cast<float*>(parameter.data);
     for (std::int64_t i = 0; i < parameter.size; ++i) values[i] += static_cast<float>(0.05 * random.normal());
   }
+}
+inline Model model(const rf::Plan& plan = hybrid_plan(), bool tied = true, std::uint64_t seed = 1) {
+  Model out(shape(tied), plan);
+  randomise(out, seed);
   return out;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "recurformer/cpu/aligned_buffer.hpp"
+#include "recurformer/cpu/column_sums.hpp"
 #include "recurformer/cpu/mixer_kernel.hpp"
 #include "recurformer/model/cache.hpp"
 #include "recurformer/model/linear_products.hpp"
@@ -241,9 +242,7 @@ void backward_heads(const LayerWeights<Set, P>& weights,
                       .d_local = d_local});
       gradient.projection.add_gradient(scratch.data(), width, h, shape.d_model, call.rows);
       if (!gradient.bias.empty())
-        for (std::int64_t r = 0; r < call.rows; ++r)
-          for (std::int64_t i = 0; i < width; ++i)
-            gradient.bias[static_cast<std::size_t>(i)] += scratch.data()[r * width + i];
+        cpu::add_column_sums(scratch.data(), width, call.rows, width, gradient.bias.data());
     });
     if (dh)
       run.projection.backward(scratch.data(), width, call.rows, dh, shape.d_model,
