@@ -119,7 +119,7 @@ void add_analyze(CLI::App& program) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--swap", options->swap, "Also score each KV group by swapping it alone for this")
-      ->check(CLI::IsMember({"mamba", "mamba2", "streaming"}));
+      ->check(CLI::IsMember(replacement_mixers()));
   command->add_option("--swap-window", options->swap_window, "Window of --swap streaming")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -1,5 +1,6 @@
 #include "model_io.hpp"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace cli {
@@ -21,6 +22,19 @@ void save(Model& model, const std::string& folder) {
   rf::ModelConfig config = rf::model_config(model);
   config.byte_vocabulary = true;
   rf::save_model(model.weights(), config, folder);
+}
+
+std::vector<std::string> replacement_mixers() {
+  std::vector<std::string> out;
+  const auto add = [&]<class K>(K) {
+    const typename K::Mixer mixer;
+    const auto fields = mixer.cache_fields(rf::HeadShape{});
+    if (std::none_of(fields.begin(), fields.end(),
+                     [](const rf::CacheField& field) { return field.kind == rf::FieldKind::rows; }))
+      out.emplace_back(mixer.name);
+  };
+  [&]<class... K>(rf::Kinds<K...>) { (add(K{}), ...); }(ProgramSpec::Kinds{});
+  return out;
 }
 
 rf::KindChoice replacement_kind(const std::string& name, std::int64_t sink, std::int64_t window) {

@@ -1,7 +1,9 @@
 #ifndef EXAMPLES_RECURFORMER_MODEL_IO_HPP
 #define EXAMPLES_RECURFORMER_MODEL_IO_HPP
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "common.hpp"
 
@@ -14,7 +16,10 @@ Model load(const std::string& folder);
 /// Writes a model of bytes to a folder.
 void save(Model& model, const std::string& folder);
 
-/// The kind of replaced heads by its short name: "mamba", "mamba2" or "streaming" with this window.
+/// The mixers that heads can be replaced by: those of the program whose cache does not grow.
+std::vector<std::string> replacement_mixers();
+
+/// The kind of replaced heads by its mixer's name; sink and window are those of "streaming".
 rf::KindChoice replacement_kind(const std::string& name, std::int64_t sink, std::int64_t window);
 
 }  // namespace cli

@@ -95,7 +95,7 @@ void plan(const PlanOptions& options) {
                  model.shape(), options.out);
   std::printf("wrote %s\n", options.out.c_str());
   if (!options.header.empty()) {
-    rf::write_file_atomically(options.header, rf::emit_header(model.shape(), found));
+    rf::write_file_atomically(options.header, rf::emit_header<Model::Kinds>(model.shape(), found));
     std::printf("wrote %s\n", options.header.c_str());
   }
   write_results(
@@ -125,7 +125,7 @@ void add_plan(CLI::App& program) {
                    "Nats of KL that a recall of 1 is worth in the swap score")
       ->capture_default_str();
   command->add_option("--replacement", options->replacement, "What replaces them")
-      ->check(CLI::IsMember({"mamba", "mamba2", "streaming"}))
+      ->check(CLI::IsMember(replacement_mixers()))
       ->capture_default_str();
   command->add_option("--sink", options->sink, "Sink of streaming heads")
       ->check(CLI::NonNegativeNumber)

@@ -7,6 +7,7 @@
 
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/mamba.hpp"
+#include "recurformer/spec/mamba2.hpp"
 #include "recurformer/spec/model_spec.hpp"
 #include "recurformer/spec/streaming_attention.hpp"
 
@@ -33,7 +34,8 @@ struct Layer1 {
 struct Layer2 {
   static constexpr rf::LayerShape shape = layer_shape;
   using Precision = rf::Fp32;
-  using Runs = rf::Runs<rf::Run<4, rf::Mamba<>, rf::Fp32>>;
+  using Runs = rf::Runs<rf::Run<2, rf::Mamba2<>, rf::Bf16>, rf::Run<2, rf::Mamba<>, rf::Fp32>>;
+  static constexpr std::array order{1, 3, 0, 2};
 };
 
 struct Model {

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -31,31 +32,34 @@ const rf::ModelShape shape{.vocabulary = 13,
                                      .rope_base = 500000.0},
                            .tied_embeddings = true};
 
-/// Contiguous groups, scattered ones, a layer twice, and a kind that no group has.
+/// Contiguous groups, scattered ones, a layer twice, every mixer, and a kind that no group has.
 const rf::Plan plan{.kinds = {{"attention", "fp32", {}},
                               {"mamba2", "bf16", {}},
                               {"streaming", "fp32", {{"window", 3}, {"sink", 1}}},
-                              {"mamba", "fp32", {}}},
-                    .kind_of_group = {{0, 0, 3, 3}, {2, 0, 3, 0}, {0, 0, 3, 3}, {3, 3, 3, 3}}};
-
-std::string error(const rf::Plan& of_plan, const rf::EmitOptions& options = {}) {
-  return message_of<rf::ArgumentError>([&] { rf::emit_header(shape, of_plan, options); });
-}
+                              {"mamba", "fp32", {}},
+                              {"mamba", "bf16", {}}},
+                    .kind_of_group = {{0, 0, 3, 3}, {2, 0, 3, 0}, {0, 0, 3, 3}, {3, 1, 3, 1}}};
 
 /// The same shape with the kinds as data.
 struct Dynamic {
   using Kinds = rf::Kinds<rf::Kind<rf::Mamba<>, rf::Fp32>, rf::Kind<rf::StreamingAttention<>, rf::Fp32>,
-                          rf::Kind<rf::Attention<>, rf::Fp32>, rf::Kind<rf::Mamba2<>, rf::Bf16>>;
+                          rf::Kind<rf::Attention<>, rf::Fp32>, rf::Kind<rf::Mamba2<>, rf::Bf16>,
+                          rf::Kind<rf::Mamba<>, rf::Bf16>>;
   using Precision = rf::Fp32;
   using Widths = std::integer_sequence<int, 16>;
 };
+
+std::string error(const rf::Plan& of_plan, const rf::EmitOptions& options = {}) {
+  return message_of<rf::ArgumentError>([&] { rf::emit_header<Dynamic::Kinds>(shape, of_plan, options); });
+}
 
 }  // namespace
 
 TEST_CASE("emitted header: the text is the golden file's") {
   // To renew the file after a change of the text: RECURFORMER_WRITE_GOLDEN=1 test_plan
   const std::string path = RECURFORMER_TEST_DATA "/emitted_plan.hpp";
-  const std::string emitted = rf::emit_header(shape, plan, {.namespace_name = "emitted::test"});
+  const std::string emitted =
+      rf::emit_header<Dynamic::Kinds>(shape, plan, {.namespace_name = "emitted::test"});
   if (std::getenv("RECURFORMER_WRITE_GOLDEN")) std::ofstream(path) << emitted;
   std::stringstream golden;
   golden << std::ifstream(path).rdbuf();
@@ -93,8 +97,9 @@ TEST_CASE("emitted header: compiled, it computes the same bits") {
     REQUIRE(same->pieces.size() == tensor.pieces.size());
     for (std::size_t i = 0; i < tensor.pieces.size(); ++i) {
       REQUIRE(same->pieces[i].size == tensor.pieces[i].size);
-      std::copy_n(static_cast<const float*>(tensor.pieces[i].data), tensor.pieces[i].size,
-                  static_cast<float*>(same->pieces[i].data));
+      REQUIRE(same->pieces[i].dtype == tensor.pieces[i].dtype);
+      std::memcpy(same->pieces[i].data, tensor.pieces[i].data,
+                  static_cast<std::size_t>(tensor.pieces[i].size) * rf::size_of(tensor.pieces[i].dtype));
     }
   }
   rf::Cache fixed_cache = fixed.make_cache(), dynamic_cache = dynamic.make_cache();
@@ -107,6 +112,28 @@ TEST_CASE("emitted header: compiled, it computes the same bits") {
   }
 }
 
+TEST_CASE("emitted header: mixers are named with their policies") {
+  constexpr rf::AttentionPolicy bias{.qkv_bias = true};
+  CHECK(rf::Attention<>::type_name() == "rf::Attention<>");
+  CHECK(rf::Attention<bias>::type_name() == "rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>");
+  CHECK(rf::StreamingAttention<rf::StreamingWindow{.sink = 2, .window = 9}, bias>{}.type_name() ==
+        "rf::StreamingAttention<rf::StreamingWindow{.sink = 2, .window = 9}, "
+        "rf::AttentionPolicy{.qkv_bias = true}>");
+  CHECK(rf::Mamba<rf::ScanShape{.d_state = 8}, rf::standard_mamba>::type_name() ==
+        "rf::Mamba<rf::ScanShape{.d_state = 8, .d_conv = 4, .dt_rank = 0}, rf::MambaPolicy{.activation = "
+        "rf::Activation::silu, .gate = rf::Gate::silu, .bias = false}>");
+  CHECK(rf::Mamba2<rf::SsdPolicy{.rope = true}>::type_name() ==
+        "rf::Mamba2<rf::SsdPolicy{.rope = true, .norm = false, .gate = rf::Gate::two_sigmoid}>");
+
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<bias>, rf::Fp32>, rf::Kind<rf::Attention<>, rf::Fp32>>;
+  const auto emitted = [](const char* mixer) {
+    return rf::emit_header<Kinds>(shape, rf::uniform_plan({mixer, "fp32", {}}, 4, 4));
+  };
+  CHECK(contains(emitted("attention"), "rf::Run<4, rf::Attention<>, rf::Fp32>"));
+  CHECK(contains(emitted("attention_qkv_bias"),
+                 "rf::Run<4, rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, rf::Fp32>"));
+}
+
 TEST_CASE("emitted header: what has no C++ name is refused") {
   CHECK(error(plan) == "no error");
   rf::Plan other = plan;
@@ -114,17 +141,14 @@ TEST_CASE("emitted header: what has no C++ name is refused") {
   CHECK(contains(error(other), "3 KV groups in layer 2; the model has 4"));
   other = plan;
   other.kinds[3].mixer = "rwkv";
-  CHECK(contains(error(other), "unknown mixer \"rwkv\"; known: attention, streaming, mamba, mamba2"));
-  other = plan;
-  other.kinds[3].precision = "fp8";
-  CHECK(contains(error(other), "unknown precision \"fp8\"; known: fp32, bf16, fp16"));
+  CHECK(contains(error(other), "no kernels for \"rwkv:fp32\"; it has mamba:fp32, streaming:fp32"));
   other = plan;
   other.kinds[3].options = {{"width", 2}};
-  CHECK(contains(error(other), "the mixer mamba has no options; the plan sets width"));
+  CHECK(contains(error(other), "the mixer mamba has no option \"width\""));
   other = plan;
   other.kinds[2].options = {{"width", 2}};
   CHECK(contains(error(other), "the mixer streaming has no option \"width\""));
-  CHECK(contains(error(plan, {.precision = "fp8"}), "unknown precision"));
+  CHECK(contains(error(plan, {.precision = "fp8"}), "unknown precision \"fp8\"; known: fp32, bf16, fp16"));
   CHECK(contains(error(plan, {.include_guard = "MY PLAN"}), "\"MY PLAN\" is not an identifier"));
   for (const std::string name : {"", "a::", "a:b", "::a", "1a", "a::2", "a b"})
     CHECK(contains(error(plan, {.namespace_name = name}), "is not the name of a namespace"));

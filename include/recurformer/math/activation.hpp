@@ -22,6 +22,14 @@ enum class Gate {
   two_sigmoid  ///< 2 · sigmoid(z): exactly 1 at z = 0, so that a converted head starts ungated
 };
 
+/// What C++ calls a choice.
+constexpr const char* cpp_name(Activation activation) {
+  return activation == Activation::none ? "rf::Activation::none" : "rf::Activation::silu";
+}
+constexpr const char* cpp_name(Gate gate) {
+  return gate == Gate::silu ? "rf::Gate::silu" : "rf::Gate::two_sigmoid";
+}
+
 /// 1 / (1 + e^-x); e^-x may overflow to infinity, which is harmless.
 template <class T>
 RECURFORMER_HOST_DEVICE T sigmoid(T x) {

@@ -4,8 +4,8 @@
 // A plan found at run time as C++: a header with one layer spec for each layer that differs from the earlier
 // ones, and a model spec, for programs that want everything known when they are compiled:
 //
-//   #include "my_plan.hpp"                    // written by emit_header(shape, plan, {.namespace_name =
-//   "my"}) rf::Model<my::Model> model;               // or rf::Layer<my::Layer0>
+//   #include "my_plan.hpp"        // written by emit_header<Kinds>(shape, plan, {.namespace_name = "my"})
+//   rf::Model<my::Model> model;   // or rf::Layer<my::Layer0>
 //
 // Kernels are those of the same kinds in a model whose plan is data, so the results are the same bits.
 
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -22,7 +23,6 @@
 #include "recurformer/spec/model_spec.hpp"
 #include "recurformer/spec/plan.hpp"
 #include "recurformer/spec/plan_validation.hpp"
-#include "recurformer/spec/streaming_attention.hpp"
 
 namespace rf {
 
@@ -56,37 +56,36 @@ inline std::string precision_type(std::string_view name) {
   throw ArgumentError(text("emit_header: unknown precision \"", name, "\"; known: fp32, bf16, fp16"));
 }
 
-/// A mixer of the library: its name in plans, its C++ type, its header in spec/.
-struct EmittedMixer {
-  std::string_view name, type, header;
+/// A kind as C++ says it, and the header that defines its mixer.
+struct EmittedKind {
+  std::string mixer, precision;
+  std::string_view header;
 };
-inline constexpr std::array<EmittedMixer, 4> emitted_mixers = {
-    {{"attention", "rf::Attention<>", "attention"},
-     {"streaming", "rf::StreamingAttention", "streaming_attention"},
-     {"mamba", "rf::Mamba<>", "mamba"},
-     {"mamba2", "rf::Mamba2<>", "mamba2"}}};
 
-inline const EmittedMixer& emitted_mixer(const KindChoice& kind) {
-  for (const EmittedMixer& mixer : emitted_mixers)
-    if (mixer.name == kind.mixer) return mixer;
-  throw ArgumentError(
-      text("emit_header: unknown mixer \"", kind.mixer,
-           "\"; known: attention, streaming, mamba, mamba2. Write the spec of your own mixers "
-           "by hand"));
+template <class K>
+EmittedKind emitted_kind(const typename K::Mixer& mixer) {
+  using M = typename K::Mixer;
+  if constexpr (MixerWithTypeName<M>)
+    return {mixer.type_name(), precision_type(K::Precision::name), M::header};
+  else
+    throw ArgumentError(text("emit_header: the mixer ", M::name,
+                             " does not say what C++ calls it; declare `header` and `type_name()` in it (see "
+                             "recurformer/spec/mixer.hpp), or write its spec by hand"));
 }
 
-/// The mixer of a kind as a C++ type. Options are template arguments there.
-inline std::string mixer_type(const KindChoice& kind) {
-  const EmittedMixer& mixer = emitted_mixer(kind);
-  StreamingAttention<> window;
-  if (mixer.name == window.name) {
-    for (const auto& [option, value] : kind.options) set_option(window, option, value);
-    return text(mixer.type, "<rf::StreamingWindow{.sink = ", window.sink, ", .window = ", window.window,
-                "}>");
-  }
-  check(kind.options.empty(), "emit_header: the mixer ", kind.mixer, " has no options; the plan sets ",
-        kind.options.empty() ? "" : kind.options[0].first);
-  return std::string(mixer.type);
+/// Finds a kind of the plan, and its options, in a set of kinds.
+template <class... K>
+EmittedKind emitted_kind(Kinds<K...> set, const KindChoice& choice) {
+  std::tuple<typename K::Mixer...> mixers;
+  const int found = bind_kind(set, choice, mixers);
+  EmittedKind out;
+  int position = 0;
+  std::apply(
+      [&](const auto&... mixer) {
+        ((position++ == found ? void(out = emitted_kind<K>(mixer)) : void()), ...);
+      },
+      mixers);
+  return out;
 }
 
 /// Comma-separated items after `head`, in lines of at most 100 columns.
@@ -108,7 +107,7 @@ inline std::string wrapped(std::string head, const std::vector<std::string>& ite
 }
 
 /// The spec of one layer with these kinds.
-inline std::string layer_struct(std::size_t index, const std::vector<KindChoice>& kinds,
+inline std::string layer_struct(std::size_t index, const std::vector<EmittedKind>& kinds,
                                 const std::vector<int>& kind_of_group, std::string_view precision) {
   std::vector<std::string> runs, order;
   std::vector<int> groups;
@@ -117,8 +116,8 @@ inline std::string layer_struct(std::size_t index, const std::vector<KindChoice>
     for (std::size_t group = 0; group < kind_of_group.size(); ++group)
       if (kind_of_group[group] == static_cast<int>(kind)) groups.push_back(static_cast<int>(group));
     if (groups.size() > before)
-      runs.push_back(text("rf::Run<", groups.size() - before, ", ", mixer_type(kinds[kind]), ", ",
-                          precision_type(kinds[kind].precision), ">"));
+      runs.push_back(text("rf::Run<", groups.size() - before, ", ", kinds[kind].mixer, ", ",
+                          kinds[kind].precision, ">"));
   }
   for (const int group : groups) order.push_back(text(group));
   std::string out =
@@ -141,10 +140,11 @@ inline std::string layer_shape_text(const LayerShape& shape) {
 
 }  // namespace detail
 
-/// The text of a C++ header with the static model spec `<namespace>::Model` of this shape and plan. Mixers
-/// are the library's with their default template arguments. ArgumentError if the plan does not fit the shape
-/// or something in it has no C++ name.
-inline std::string emit_header(const ModelShape& shape, const Plan& plan, const EmitOptions& options = {}) {
+/// The text of a C++ header with the static model spec `<namespace>::Model` of this shape and plan, whose
+/// kinds are looked up in `Set`, those of the program. ArgumentError if the plan does not fit the shape, or
+/// if something in it is not in the set or has no C++ name.
+template <class Set>
+std::string emit_header(const ModelShape& shape, const Plan& plan, const EmitOptions& options = {}) {
   validate(shape);
   validate(plan, shape);
   check(detail::is_identifier(options.include_guard), "emit_header: the include guard \"",
@@ -154,9 +154,12 @@ inline std::string emit_header(const ModelShape& shape, const Plan& plan, const 
   const Plan used = without_unused_kinds(plan);
   const std::string precision = detail::precision_type(options.precision);
 
-  std::vector<std::string> includes = {"\"recurformer/spec/model_spec.hpp\""};
-  for (const KindChoice& kind : used.kinds)
-    includes.push_back(text("\"recurformer/spec/", detail::emitted_mixer(kind).header, ".hpp\""));
+  std::vector<detail::EmittedKind> kinds;
+  std::vector<std::string_view> includes = {"recurformer/spec/model_spec.hpp"};
+  for (const KindChoice& kind : used.kinds) {
+    kinds.push_back(detail::emitted_kind(Set{}, kind));
+    includes.push_back(kinds.back().header);
+  }
   std::sort(includes.begin(), includes.end());
   includes.erase(std::unique(includes.begin(), includes.end()), includes.end());
 
@@ -172,10 +175,10 @@ inline std::string emit_header(const ModelShape& shape, const Plan& plan, const 
       text("#ifndef ", options.include_guard, "\n#define ", options.include_guard,
            "\n\n// Written by emit_header() of recurformer; change the plan instead of this file.\n",
            "\n#include <array>\n\n");
-  for (const std::string& include : includes) out += "#include " + include + "\n";
+  for (const std::string_view include : includes) out += text("#include \"", include, "\"\n");
   out += text("\nnamespace ", options.namespace_name, " {\n\n", detail::layer_shape_text(shape.layer), "\n");
   for (std::size_t i = 0; i < distinct.size(); ++i)
-    out += detail::layer_struct(i, used.kinds, distinct[i], precision) + "\n";
+    out += detail::layer_struct(i, kinds, distinct[i], precision) + "\n";
   out += "struct Model {\n";
   out += detail::wrapped("  static constexpr rf::ModelShape shape{",
                          {text(".vocabulary = ", shape.vocabulary), text(".layers = ", shape.layers),

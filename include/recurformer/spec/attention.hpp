@@ -2,8 +2,10 @@
 #define RECURFORMER_SPEC_ATTENTION_HPP
 
 #include <array>
+#include <string>
 #include <string_view>
 
+#include "recurformer/core/error.hpp"
 #include "recurformer/math/attention_mask.hpp"
 #include "recurformer/spec/mixer.hpp"
 
@@ -46,15 +48,23 @@ constexpr auto attention_parameters(const HeadShape& shape) {
     return std::array{q, k, v};
 }
 
+/// The policy as a template argument, nothing for the default.
+constexpr std::string_view policy_text(const AttentionPolicy& policy) {
+  return policy.qkv_bias ? "rf::AttentionPolicy{.qkv_bias = true}" : "";
+}
+
 }  // namespace detail
 
 /// Causal softmax attention, softmax(q kᵀ / √d_head) v, with rotary positions on q and k. MHA, GQA and MQA
 /// are shapes of the layer (queries_per_group, kv_groups), not of the mixer.
 template <AttentionPolicy Policy = AttentionPolicy{}>
 struct Attention {
-  static constexpr std::string_view name = "attention";
+  static constexpr std::string_view name = Policy.qkv_bias ? "attention_qkv_bias" : "attention";
   static constexpr std::string_view module = "self_attn";
+  static constexpr std::string_view header = "recurformer/spec/attention.hpp";
   static constexpr AttentionPolicy policy = Policy;
+
+  static std::string type_name() { return text("rf::Attention<", detail::policy_text(Policy), ">"); }
 
   constexpr auto parameters(const HeadShape& shape) const {
     return detail::attention_parameters<Policy>(shape);

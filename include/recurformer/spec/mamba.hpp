@@ -9,8 +9,10 @@
 #include <cmath>
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 
+#include "recurformer/core/error.hpp"
 #include "recurformer/math/activation.hpp"
 #include "recurformer/spec/mixer.hpp"
 
@@ -117,8 +119,17 @@ struct Mamba {
 
   static constexpr std::string_view name = "mamba";
   static constexpr std::string_view module = "mamba";
+  static constexpr std::string_view header = "recurformer/spec/mamba.hpp";
   static constexpr ScanShape scan = Shape;
   static constexpr MambaPolicy policy = Policy;
+
+  static std::string type_name() {
+    if (Shape == ScanShape{} && Policy == MambaPolicy{}) return "rf::Mamba<>";
+    return text("rf::Mamba<rf::ScanShape{.d_state = ", Shape.d_state, ", .d_conv = ", Shape.d_conv,
+                ", .dt_rank = ", Shape.dt_rank,
+                "}, rf::MambaPolicy{.activation = ", cpp_name(Policy.activation),
+                ", .gate = ", cpp_name(Policy.gate), ", .bias = ", Policy.bias, "}>");
+  }
 
   /// Width of δ.
   static constexpr int dt_rank(const HeadShape& shape) { return detail::mamba_dt_rank(Shape, shape.d_head); }

@@ -6,8 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
+#include "recurformer/core/error.hpp"
 #include "recurformer/math/activation.hpp"
 #include "recurformer/spec/mixer.hpp"
 
@@ -56,7 +58,14 @@ template <SsdPolicy Policy = SsdPolicy{}>
 struct Mamba2 {
   static constexpr std::string_view name = "mamba2";
   static constexpr std::string_view module = "mamba2";
+  static constexpr std::string_view header = "recurformer/spec/mamba2.hpp";
   static constexpr SsdPolicy policy = Policy;
+
+  static std::string type_name() {
+    if (Policy == SsdPolicy{}) return "rf::Mamba2<>";
+    return text("rf::Mamba2<rf::SsdPolicy{.rope = ", Policy.rope, ", .norm = ", Policy.norm,
+                ", .gate = ", cpp_name(Policy.gate), "}>");
+  }
 
   constexpr auto parameters(const HeadShape& shape) const {
     constexpr auto projection = [](std::string_view tensor, Unit unit, std::int64_t rows,

@@ -6,13 +6,19 @@
 //
 //   static constexpr std::string_view name;     in plans, e.g. "mamba"
 //   static constexpr std::string_view module;   in tensor names, e.g. "mamba"; mixers with one module share
-//   tensors std::array<ParameterSpec, n> parameters(HeadShape) const; std::array<CacheField, m>
-//   cache_fields(HeadShape) const;
+//                                               tensors
+//   std::array<ParameterSpec, n> parameters(HeadShape) const;
+//   std::array<CacheField, m> cache_fields(HeadShape) const;
 //
 // and, optionally, through run-time options that a plan may set:
 //
 //   static constexpr std::array<std::string_view, k> option_names;
 //   std::int64_t& option(std::size_t index);    and its const twin
+//
+// and how C++ calls it, for plans that are written as headers (plan/emit_header.hpp):
+//
+//   static constexpr std::string_view header;   that defines it, e.g. "recurformer/spec/mamba.hpp"
+//   std::string type_name() const;              with options and policies, e.g. "rf::Mamba<>"
 //
 // Its kernels are a specialisation of rf::cpu::MixerKernel, its definition one of
 // rf::reference::MixerReference.
@@ -20,6 +26,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "recurformer/spec/cache_field.hpp"
@@ -55,6 +62,13 @@ concept MixerWithOptions = requires(M mixer, const M constant, std::size_t i) {
   { M::option_names[i] } -> std::convertible_to<std::string_view>;
   { mixer.option(i) } -> std::same_as<std::int64_t&>;
   { constant.option(i) } -> std::convertible_to<std::int64_t>;
+};
+
+/// A mixer that an emitted header can name.
+template <class M>
+concept MixerWithTypeName = requires(const M mixer) {
+  { M::header } -> std::convertible_to<std::string_view>;
+  { mixer.type_name() } -> std::convertible_to<std::string>;
 };
 
 /// Columns of the run's projected activations that one KV group owns: the rows of all its projections.

@@ -6,8 +6,10 @@
 // for.
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -82,9 +84,24 @@ std::string list_kinds(Kinds<K...>) {
   return out;
 }
 
+/// Whether plans can tell the kinds of a set apart.
+template <class... K>
+constexpr bool names_are_distinct(Kinds<K...>) {
+  const std::array names{
+      std::pair{std::string_view(K::Mixer::name), std::string_view(K::Precision::name)}...};
+  for (std::size_t i = 0; i < names.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      if (names[i] == names[j]) return false;
+  return true;
+}
+
 /// Position of a named kind in the set; sets its options on `mixers`.
 template <class... K>
 int bind_kind(Kinds<K...> set, const KindChoice& choice, std::tuple<typename K::Mixer...>& mixers) {
+  static_assert(
+      names_are_distinct(Kinds<K...>{}),
+      "recurformer: two kinds of this program have one name, so a plan cannot tell them apart; leave "
+      "one out, or derive a mixer from it with a name of its own");
   int position = 0, found = -1;
   (
       [&] {

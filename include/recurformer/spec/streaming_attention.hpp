@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "recurformer/core/error.hpp"
@@ -25,8 +26,9 @@ struct StreamingWindow {
 /// parameter gives the default of the two members, which a plan may set at run time.
 template <StreamingWindow Default = StreamingWindow{}, AttentionPolicy Policy = AttentionPolicy{}>
 struct StreamingAttention {
-  static constexpr std::string_view name = "streaming";
+  static constexpr std::string_view name = Policy.qkv_bias ? "streaming_qkv_bias" : "streaming";
   static constexpr std::string_view module = "self_attn";
+  static constexpr std::string_view header = "recurformer/spec/streaming_attention.hpp";
   static constexpr AttentionPolicy policy = Policy;
   static constexpr std::array<std::string_view, 2> option_names = {"sink", "window"};
 
@@ -35,6 +37,11 @@ struct StreamingAttention {
 
   constexpr std::int64_t& option(std::size_t index) { return index == 0 ? sink : window; }
   constexpr std::int64_t option(std::size_t index) const { return index == 0 ? sink : window; }
+
+  std::string type_name() const {
+    return text("rf::StreamingAttention<rf::StreamingWindow{.sink = ", sink, ", .window = ", window, "}",
+                Policy.qkv_bias ? ", " : "", detail::policy_text(Policy), ">");
+  }
 
   constexpr auto parameters(const HeadShape& shape) const {
     return detail::attention_parameters<Policy>(shape);
