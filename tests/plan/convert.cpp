@@ -128,3 +128,61 @@ TEST_CASE("what cannot be converted is an error that says why") {
       rf::convert_model(converted, replace("mamba2", {{1, 0, 0, 0}, {0, 0, 0, 0}}), profiles(0.3)),
       "group 0 of layer 0 is mamba already; only attention heads can be converted", rf::ArgumentError);
 }
+
+namespace {
+
+/// Attention with biases, and what its heads may become.
+struct BiasSpec {
+  static constexpr rf::AttentionPolicy bias{.qkv_bias = true};
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<bias>, rf::Fp32>,
+                          rf::Kind<rf::StreamingAttention<rf::StreamingWindow{}, bias>, rf::Fp32>,
+                          rf::Kind<rf::StreamingAttention<>, rf::Fp32>, rf::Kind<rf::Mamba<>, rf::Fp32>,
+                          rf::Kind<rf::Mamba2<>, rf::Fp32>>;
+  using Precision = rf::Fp32;
+};
+
+/// The elements of one parameter of one group.
+std::vector<float> slice(rf::Model<BiasSpec>& model, std::size_t layer, int group, std::string_view name) {
+  const rf::HeadShape shape = model.shape().layer.head_shape();
+  std::vector<float> out;
+  rf::detail::for_group(model.weights().layers[layer], shape, group,
+                        [&](const auto&, const rf::ParameterSpec& spec, const auto* data) {
+                          if (spec.name == name) out.assign(data, data + spec.group_size(shape));
+                        });
+  REQUIRE(!out.empty());
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("biases are converted with the heads, or the conversion is refused") {
+  rf::Model<BiasSpec> original(small::shape(), rf::uniform_plan({"attention_qkv_bias", "fp32", {}}, 2, 4));
+  small::randomise(original);
+  const auto converted = [&](const char* mixer) {
+    return rf::convert_model(original,
+                             {.kinds = {{"attention_qkv_bias", "fp32", {}}, {mixer, "fp32", {}}},
+                              .kind_of_group = {{0, 0, 1, 0}, {0, 0, 0, 0}}},
+                             profiles(0.3));
+  };
+  auto streaming = converted("streaming_qkv_bias");
+  for (const char* name : {"q_proj.bias", "k_proj.bias", "v_proj.bias"})
+    CHECK(slice(streaming, 0, 2, name) == slice(original, 0, 2, name));
+
+  // Both query heads of a Mamba group start from the group's value and its bias.
+  auto mamba = converted("mamba");
+  const std::vector<float> bias = slice(original, 0, 2, "v_proj.bias");
+  std::vector<float> twice = bias;
+  twice.insert(twice.end(), bias.begin(), bias.end());
+  CHECK(slice(mamba, 0, 2, "conv1d.bias") == twice);
+  CHECK(slice(mamba, 0, 1, "v_proj.bias") == slice(original, 0, 1, "v_proj.bias"));
+
+  CHECK_THROWS_WITH_AS(converted("mamba2"),
+                       "attention heads with biases cannot become Mamba2 heads, whose projections have none; "
+                       "convert them to Mamba, which keeps the value's bias",
+                       rf::ArgumentError);
+  CHECK_THROWS_WITH_AS(
+      converted("streaming"),
+      "group 2 of layer 0 has 6 tensors (weights and biases); as streaming it would lose some "
+      "of them; choose a kind that has them all",
+      rf::ArgumentError);
+}

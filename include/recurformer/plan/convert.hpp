@@ -99,7 +99,8 @@ void transfer_group(RunWeights<K>& run, std::size_t g, const AttentionGroup& gro
 }  // namespace detail
 
 /// A model with `plan` made from `original`. Groups that keep a mixer with the same tensors keep them bit for
-/// bit. Parameters that a transfer rule leaves alone are initialised from the seed.
+/// bit. Parameters that a transfer rule leaves alone are initialised from the seed. ArgumentError where a
+/// group is not attention any more, where its profiles are missing, and where its biases would be lost.
 template <class M>
 M convert_model(M& original, const Plan& plan, const ModelProfiles& profiles, std::uint64_t seed = 0) {
   M out(original.shape(), plan);
@@ -121,17 +122,21 @@ M convert_model(M& original, const Plan& plan, const ModelProfiles& profiles, st
     target.for_each_run([&](std::size_t, auto& run) {
       using Mixer = typename std::remove_cvref_t<decltype(run)>::Mixer;
       for (std::size_t g = 0; g < run.groups.size(); ++g) {
-        bool copied = false;
+        std::size_t copied = 0, offered = 0;
         for_each_group_slice(run, shape, [&](const ParameterSpec& spec, std::size_t index, auto* data) {
           if (index != g) return;
           detail::for_group(source, shape, run.groups[g],
                             [&](const auto& old_run, const ParameterSpec& old_spec, const auto* old_data) {
                               if (old_run.mixer.module != Mixer::module || old_spec.name != spec.name) return;
                               detail::copy_converted(old_data, spec.group_size(shape), data);
-                              copied = true;
+                              ++copied;
+                              offered = old_run.mixer.parameters(shape).size();
                             });
         });
-        if (!copied)
+        check(copied == offered, "group ", run.groups[g], " of layer ", l, " has ", offered,
+              " tensors (weights and biases); as ", Mixer::name,
+              " it would lose some of them; choose a kind that has them all");
+        if (copied == 0)
           detail::transfer_group(run, g, detail::attention_group(source, shape, l, run.groups[g], profiles));
       }
     });

@@ -101,10 +101,10 @@ inline std::vector<double> decay_grid(std::size_t n) {
 }  // namespace detail
 
 /// Mamba: x is the group's value (for each of its query heads), the convolution is the identity, the gate
-/// exactly 1 and Δ = 1. The states decay on a fixed grid of rates; constant B and C weigh them so that the
-/// head averages its values with the weights of its distance profile, and D adds what lag 0 lacks. The
-/// content-dependent parts start at zero, with one factor of each product non-zero so that they can be
-/// learnt.
+/// exactly 1 and Δ = 1; the value's bias is the convolution's. The states decay on a fixed grid of rates;
+/// constant B and C weigh them so that the head averages its values with the weights of its distance profile,
+/// and D adds what lag 0 lacks. The content-dependent parts start at zero, with one factor of each product
+/// non-zero so that they can be learnt.
 template <ScanShape Shape, MambaPolicy Policy>
 struct Transfer<Mamba<Shape, Policy>> {
   static void apply(const Mamba<Shape, Policy>& mixer, const AttentionGroup& group,
@@ -155,13 +155,17 @@ struct Transfer<Mamba<Shape, Policy>> {
 /// Mamba2: q, k and v are the group's own, scores are c0 + c1 · q·k/√d_head with c1 = 0.03 c0 (softmax is
 /// nearly linear only for small scores), the gate exactly 1, Δ = 1. The one decay of the group is the best
 /// single exponential for the mean profile of its heads, c0 each head's amplitude, and D adds what lag 0
-/// lacks.
+/// lacks. ArgumentError for attention with biases, which Mamba2 has no place for.
 template <SsdPolicy Policy>
 struct Transfer<Mamba2<Policy>> {
   static void apply(const Mamba2<Policy>&, const AttentionGroup& group,
                     std::span<ParameterSlices> parameters) {
     static_assert(Policy.gate == Gate::two_sigmoid,
                   "recurformer: attention heads convert to Mamba2 with a 2·sigmoid gate");
+    check(group.query_bias.empty() && group.key_bias.empty() && group.value_bias.empty(),
+          "attention heads with biases cannot become Mamba2 heads, whose projections have none; convert them "
+          "to "
+          "Mamba, which keeps the value's bias");
     const auto copy = [](std::span<float> to, const std::vector<float>& from, double scale) {
       for (std::size_t i = 0; i < to.size(); ++i)
         to[i] = static_cast<float>(scale * static_cast<double>(from[i]));
