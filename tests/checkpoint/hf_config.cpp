@@ -178,8 +178,42 @@ TEST_CASE("config: a converted model") {
         nlohmann::json::parse(R"({"format": 1, "vocabulary": "bytes"})"));
 }
 
+TEST_CASE("config: biases on queries, keys and values are Qwen2's") {
+  // As `transformers` 4 writes a Qwen2 model, whose biases go without saying.
+  std::string file = changed(llama, "\"LlamaForCausalLM\"", "\"Qwen2ForCausalLM\"");
+  file = changed(file, "\"model_type\": \"llama\"", "\"model_type\": \"qwen2\"");
+  file = changed(file, "\"attention_bias\": false,",
+                 "\"sliding_window\": 32768, \"use_sliding_window\": false,");
+  ModelConfig config = read(file);
+  CHECK(config.plan == rf::uniform_plan({"attention_qkv_bias", "bf16", {}}, 2, 3));
+  std::string text;
+  check_equal(rewritten(config, &text), config);
+  const auto is_qwen2 = [&] {
+    const nlohmann::json written = nlohmann::json::parse(text);
+    return written.at("model_type") == "qwen2" &&
+           written.at("architectures") == nlohmann::json::array({"Qwen2ForCausalLM"}) &&
+           written.at("attention_bias") == true;
+  };
+  CHECK(is_qwen2());
+  CHECK(!nlohmann::json::parse(text).contains("recurformer"));
+  // So is a converted model in which such heads are left, and no other.
+  config.plan = {.kinds = {{"streaming_qkv_bias", "bf16", {}}, {"mamba", "bf16", {}}},
+                 .kind_of_group = {{0, 1, 0}, {1, 0, 0}}};
+  check_equal(rewritten(config, &text), config);
+  CHECK(is_qwen2());
+  config.plan = rf::uniform_plan({"mamba", "bf16", {}}, 2, 3);
+  check_equal(rewritten(config, &text), config);
+  CHECK(!is_qwen2());
+
+  CHECK(error(changed(file, "\"mlp_bias\"", "\"attention_bias\": false, \"mlp_bias\"")) ==
+        "attention_bias: found false; supported: true");
+  CHECK(error(changed(file, "Qwen2For", "LlamaFor")) ==
+        "architectures[0]: found \"LlamaForCausalLM\"; supported: \"Qwen2ForCausalLM\"");
+}
+
 TEST_CASE("config: what these kernels would compute differently is refused") {
-  CHECK(changed_error("\"llama\"", "\"qwen2\"") == "model_type: found \"qwen2\"; supported: \"llama\"");
+  CHECK(changed_error("\"llama\"", "\"gemma\"") ==
+        "model_type: found \"gemma\"; supported: \"llama\", \"qwen2\"");
   CHECK(changed_error("\"LlamaForCausalLM\"", "\"LlamaModel\"") ==
         "architectures[0]: found \"LlamaModel\"; supported: \"LlamaForCausalLM\"");
   CHECK(changed_error("\"silu\"", "\"gelu\"") == "hidden_act: found \"gelu\"; supported: \"silu\"");
@@ -197,6 +231,8 @@ TEST_CASE("config: what these kernels would compute differently is refused") {
                  "rope_parameters.rope_type: found \"yarn\""));
   CHECK(changed_error("\"rope_scaling\": null", "\"sliding_window\": 4096") ==
         "sliding_window: found 4096; supported: null");
+  CHECK(changed_error("\"rope_scaling\": null", "\"use_sliding_window\": true") ==
+        "use_sliding_window: found true; supported: false");
   CHECK(contains(changed_error("\"rope_scaling\": null", "\"quantization_config\": {\"bits\": 4}"),
                  "quantization_config: found {\"bits\":4}; supported: null"));
   CHECK(changed_error("\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5") ==

@@ -2,8 +2,8 @@
 #define RECURFORMER_CHECKPOINT_HF_CONFIG_HPP
 
 // <folder>/config.json, in the form that Hugging Face gives Llama models, so that a model of nothing but
-// attention is one for `transformers` too. What is ours stands in a section of its own, of which both halves
-// are optional:
+// attention is one for `transformers` too. With biases on queries, keys and values, and on nothing else, it
+// is Qwen2's form. What is ours stands in a section of its own, of which both halves are optional:
 //
 //   "recurformer": {
 //     "format": 1,
@@ -12,7 +12,8 @@
 //     "vocabulary": "bytes"               tokens 0 to 255 are bytes; there is no tokenizer
 //   }
 //
-// Without kinds and layers every group is attention in the precision of torch_dtype. A field that changes
+// Without kinds and layers every group is attention in the precision of torch_dtype, with biases if the
+// model_type is "qwen2". A field that changes
 // what a Llama model computes in a way that these kernels do not know is an error; fields that change
 // nothing are kept and written back.
 
@@ -34,8 +35,10 @@
 #include "recurformer/checkpoint/plan_file.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
 #include "recurformer/core/dtype.hpp"
+#include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/model_spec.hpp"
 #include "recurformer/spec/plan_validation.hpp"
+#include "recurformer/spec/streaming_attention.hpp"
 
 namespace rf {
 
@@ -60,7 +63,7 @@ inline constexpr std::array<LlamaDType, 3> llama_dtypes = {
     {{DType::F32, "float32", "fp32"}, {DType::BF16, "bfloat16", "bf16"}, {DType::F16, "float16", "fp16"}}};
 
 /// Fields that are read below and written from ModelConfig; all others go to ModelConfig::other.
-inline constexpr std::array<std::string_view, 24> llama_fields = {"architectures",
+inline constexpr std::array<std::string_view, 25> llama_fields = {"architectures",
                                                                   "model_type",
                                                                   "hidden_size",
                                                                   "intermediate_size",
@@ -80,10 +83,19 @@ inline constexpr std::array<std::string_view, 24> llama_fields = {"architectures
                                                                   "attention_bias",
                                                                   "mlp_bias",
                                                                   "sliding_window",
+                                                                  "use_sliding_window",
                                                                   "quantization_config",
                                                                   "torch_dtype",
                                                                   "dtype",
                                                                   "recurformer"};
+
+/// What Hugging Face calls a family of models, and the attention heads that these have here.
+struct ModelFamily {
+  std::string_view type, architecture, attention;
+};
+inline constexpr ModelFamily llama = {"llama", "LlamaForCausalLM", Attention<>::name};
+inline constexpr ModelFamily qwen2 = {"qwen2", "Qwen2ForCausalLM",
+                                      Attention<AttentionPolicy{.qkv_bias = true}>::name};
 
 /// "config.json: hidden_act: found "gelu"; supported: ..."
 [[noreturn]] inline void fail_unsupported(const JsonReader& field, std::string_view supported) {
@@ -101,19 +113,33 @@ inline void check_plain_rope(const JsonReader& reader) {
     fail_unsupported(*scaling, "null");
 }
 
+inline const ModelFamily& read_family(const JsonReader& reader) {
+  const JsonReader type = reader.at("model_type");
+  if (type.string() != llama.type && type.string() != qwen2.type)
+    fail_unsupported(type, "\"llama\", \"qwen2\"");
+  return type.string() == llama.type ? llama : qwen2;
+}
+
 /// Refuses what these kernels would compute differently.
-inline void check_llama(const JsonReader& reader) {
-  if (const JsonReader type = reader.at("model_type"); type.string() != "llama")
-    fail_unsupported(type, "\"llama\"");
+inline void check_family(const JsonReader& reader, const ModelFamily& family) {
+  const bool has_bias = family.type == qwen2.type;
   if (const auto architectures = reader.optional("architectures"))
     for (const JsonReader& architecture : architectures->array())
-      if (architecture.string() != "LlamaForCausalLM") fail_unsupported(architecture, "\"LlamaForCausalLM\"");
+      if (architecture.string() != family.architecture)
+        fail_unsupported(architecture, text("\"", family.architecture, "\""));
   if (const auto act = reader.optional("hidden_act"); act && act->string() != "silu")
     fail_unsupported(*act, "\"silu\"");
-  for (const std::string_view field : {"attention_bias", "mlp_bias"})
-    if (const auto bias = reader.optional(field); bias && bias->boolean()) fail_unsupported(*bias, "false");
-  for (const std::string_view field : {"sliding_window", "quantization_config"})
-    if (const auto value = reader.optional(field)) fail_unsupported(*value, "null");
+  // Llama's would be on W_O too.
+  if (const auto bias = reader.optional("attention_bias"); bias && bias->boolean() != has_bias)
+    fail_unsupported(*bias, has_bias ? "true" : "false");
+  if (const auto bias = reader.optional("mlp_bias"); bias && bias->boolean())
+    fail_unsupported(*bias, "false");
+  if (const auto value = reader.optional("quantization_config")) fail_unsupported(*value, "null");
+  // Qwen2 names a window that it does not use.
+  const auto uses_window = reader.optional("use_sliding_window");
+  if (uses_window && uses_window->boolean()) fail_unsupported(*uses_window, "false");
+  if (const auto window = reader.optional("sliding_window"); window && !uses_window)
+    fail_unsupported(*window, "null");
   if (const auto factor = reader.optional("partial_rotary_factor"); factor && factor->number() != 1.0)
     fail_unsupported(*factor, "1");
   check_plain_rope(reader);
@@ -200,8 +226,19 @@ inline void read_section(const JsonReader& section, ModelConfig& config) {
 }
 
 /// True if the plan is what a config without a section of ours means.
-inline bool is_plain_attention(const Plan& used, std::string_view precision) {
-  return used.kinds.size() == 1 && used.kinds[0].mixer == "attention" && used.kinds[0].precision == precision;
+inline bool is_plain_attention(const Plan& used, const ModelFamily& family, std::string_view precision) {
+  return used.kinds.size() == 1 && used.kinds[0].mixer == family.attention &&
+         used.kinds[0].precision == precision;
+}
+
+/// The family whose tensors a model with these kinds has.
+inline const ModelFamily& family_of(const Plan& used) {
+  constexpr AttentionPolicy bias{.qkv_bias = true};
+  const bool has_bias = std::any_of(used.kinds.begin(), used.kinds.end(), [](const KindChoice& kind) {
+    return kind.mixer == Attention<bias>::name ||
+           kind.mixer == StreamingAttention<StreamingWindow{}, bias>::name;
+  });
+  return has_bias ? qwen2 : llama;
 }
 
 inline std::string config_path(const std::string& folder) {
@@ -215,15 +252,16 @@ inline ModelConfig read_model_config(const std::string& folder) {
   const std::string path = detail::config_path(folder);
   const nlohmann::json document = parse_json_file(path);
   const JsonReader reader(path, document);
-  detail::check_llama(reader);
+  const detail::ModelFamily& family = detail::read_family(reader);
+  detail::check_family(reader, family);
 
   ModelConfig config;
   config.shape = detail::read_shape(reader);
   const detail::LlamaDType& dtype = detail::read_dtype(reader);
   config.dtype = dtype.dtype;
   config.max_positions = detail::integer_or(reader, "max_position_embeddings", 2048, std::int64_t{1} << 40);
-  config.plan = uniform_plan({"attention", std::string(dtype.precision), {}}, config.shape.layers,
-                             config.shape.layer.kv_groups);
+  config.plan = uniform_plan({std::string(family.attention), std::string(dtype.precision), {}},
+                             config.shape.layers, config.shape.layer.kv_groups);
   if (const auto section = reader.optional("recurformer")) detail::read_section(*section, config);
   for (const auto& [field, value] : document.items())
     if (std::find(detail::llama_fields.begin(), detail::llama_fields.end(), field) ==
@@ -245,8 +283,10 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
         name_of(config.dtype));
 
   const LayerShape& layer = config.shape.layer;
-  const nlohmann::json ours = {{"architectures", nlohmann::json::array({"LlamaForCausalLM"})},
-                               {"model_type", "llama"},
+  const Plan used = without_unused_kinds(config.plan);
+  const detail::ModelFamily& family = detail::family_of(used);
+  const nlohmann::json ours = {{"architectures", nlohmann::json::array({family.architecture})},
+                               {"model_type", family.type},
                                {"hidden_size", layer.d_model},
                                {"intermediate_size", layer.d_ff},
                                {"num_hidden_layers", config.shape.layers},
@@ -260,7 +300,7 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
                                {"tie_word_embeddings", config.shape.tied_embeddings},
                                {"max_position_embeddings", config.max_positions},
                                {"hidden_act", "silu"},
-                               {"attention_bias", false},
+                               {"attention_bias", family.type == detail::qwen2.type},
                                {"mlp_bias", false},
                                {"torch_dtype", dtype->torch}};
   nlohmann::json out = {{"bos_token_id", nullptr}, {"eos_token_id", nullptr}};
@@ -268,8 +308,7 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
   out.update(ours);
 
   nlohmann::json section = {{"format", 1}};
-  const Plan used = without_unused_kinds(config.plan);
-  if (!detail::is_plain_attention(used, dtype->precision)) detail::add_plan(section, used);
+  if (!detail::is_plain_attention(used, family, dtype->precision)) detail::add_plan(section, used);
   if (config.byte_vocabulary) section["vocabulary"] = "bytes";
   if (section.size() > 1) out["recurformer"] = std::move(section);
   write_file_atomically(detail::config_path(folder), detail::json_text(out) + "\n");
