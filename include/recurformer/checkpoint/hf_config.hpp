@@ -93,9 +93,9 @@ inline constexpr std::array<std::string_view, 25> llama_fields = {"architectures
 struct ModelFamily {
   std::string_view type, architecture, attention;
 };
+inline constexpr AttentionPolicy qwen2_attention = {.qkv_bias = true};
 inline constexpr ModelFamily llama = {"llama", "LlamaForCausalLM", Attention<>::name};
-inline constexpr ModelFamily qwen2 = {"qwen2", "Qwen2ForCausalLM",
-                                      Attention<AttentionPolicy{.qkv_bias = true}>::name};
+inline constexpr ModelFamily qwen2 = {"qwen2", "Qwen2ForCausalLM", Attention<qwen2_attention>::name};
 
 /// "config.json: hidden_act: found "gelu"; supported: ..."
 [[noreturn]] inline void fail_unsupported(const JsonReader& field, std::string_view supported) {
@@ -233,10 +233,9 @@ inline bool is_plain_attention(const Plan& used, const ModelFamily& family, std:
 
 /// The family whose tensors a model with these kinds has.
 inline const ModelFamily& family_of(const Plan& used) {
-  constexpr AttentionPolicy bias{.qkv_bias = true};
   const bool has_bias = std::any_of(used.kinds.begin(), used.kinds.end(), [](const KindChoice& kind) {
-    return kind.mixer == Attention<bias>::name ||
-           kind.mixer == StreamingAttention<StreamingWindow{}, bias>::name;
+    return kind.mixer == Attention<qwen2_attention>::name ||
+           kind.mixer == StreamingAttention<StreamingWindow{}, qwen2_attention>::name;
   });
   return has_bias ? qwen2 : llama;
 }
