@@ -28,6 +28,15 @@ struct Hybrid {
 using Plain = Hybrid<rf::Fp32, rf::Fp32, rf::Fp32>;
 using Mixed = Hybrid<rf::Bf16, rf::Fp16, rf::Bf16>;
 
+/// Plain's sizes and kinds, with the first run fixed or not, and the second one known at run time.
+template <std::int64_t Groups>
+struct RunTime {
+  static constexpr rf::LayerShape shape = Plain::shape;
+  using Precision = rf::Fp32;
+  using Runs = rf::Runs<rf::Run<Groups, rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, rf::Fp32>,
+                        rf::Run<rf::dynamic, rf::Mamba<>, rf::Fp32>>;
+};
+
 template <class Spec>
 struct Static {
   static constexpr rf::ModelShape shape{.vocabulary = 20, .tied_embeddings = false};
@@ -46,17 +55,9 @@ std::vector<rf::Token> tokens(std::size_t count) {
   return out;
 }
 
-template <class M>
-std::vector<float> last_logits(M& model, std::size_t count) {
-  auto cache = model.make_cache();
-  const auto logits = model.next_logits(tokens(count), cache);
-  return {logits.begin(), logits.end()};
-}
-
-}  // namespace
-
-TEST_CASE("a layer of a user's own program computes its definition, prefilling and decoding") {
-  auto weights = rf::Layer<Plain>::make_weights();
+/// Parameters of Plain's sizes, all of them random.
+template <class Weights>
+Weights random_weights(Weights weights) {
   rf::Random random(5);
   weights.for_each_run([&](std::size_t, auto& run) {
     rf::for_each_group_slice(run, Plain::shape.head_shape(),
@@ -68,23 +69,84 @@ TEST_CASE("a layer of a user's own program computes its definition, prefilling a
   for (auto* matrix : {&weights.output, &weights.gate_up, &weights.down})
     for (std::int64_t i = 0; i < matrix->size(); ++i)
       matrix->data()[i] = static_cast<float>(0.2 * random.normal());
-  rf::Layer<Plain> layer(std::move(weights));
+  return weights;
+}
 
-  std::vector<double> expected(23 * 40);
+/// x (23, 40): what goes through a layer.
+rf::Tensor<float, rf::Dims<2>> random_rows() {
+  rf::Random random(6);
   rf::Tensor<float, rf::Dims<2>> x(rf::Dims<2>(23, 40));
-  for (std::size_t i = 0; i < expected.size(); ++i)
-    expected[i] = x.data()[i] = static_cast<float>(random.normal());
-  rf::reference::forward_layer(layer.weights(), Plain::shape, expected);
-  auto cache = layer.make_cache();
+  for (std::int64_t i = 0; i < 23 * 40; ++i) x.data()[i] = static_cast<float>(random.normal());
+  return x;
+}
+
+/// The rows through a layer: 20 at once, then one by one.
+template <class Layer>
+std::vector<float> run(Layer& layer, rf::Cache& cache) {
+  auto x = random_rows();
   layer.prefill(x.view().slice(0, 0, 20), cache);
   for (std::int64_t row = 20; row < 23; ++row) layer.decode(x.view().slice(0, row, row + 1), cache);
-  CHECK(cache.length() == 23);
+  return {x.data(), x.data() + 23 * 40};
+}
+
+/// Their largest difference from the definition.
+template <class Layer>
+double error(Layer& layer, const std::vector<float>& rows) {
+  const auto x = random_rows();
+  std::vector<double> expected(x.data(), x.data() + 23 * 40);
+  rf::reference::forward_layer(layer.weights(), Plain::shape, expected);
   double worst = 0;
   for (std::size_t i = 0; i < expected.size(); ++i)
-    worst = std::max(worst, std::abs(expected[i] - static_cast<double>(x.data()[i])));
-  CHECK(worst < 1e-4);
+    worst = std::max(worst, std::abs(expected[i] - static_cast<double>(rows[i])));
+  return worst;
+}
+
+template <class M>
+std::vector<float> last_logits(M& model, std::size_t count) {
+  auto cache = model.make_cache();
+  const auto logits = model.next_logits(tokens(count), cache);
+  return {logits.begin(), logits.end()};
+}
+
+}  // namespace
+
+TEST_CASE("a layer of a user's own program computes its definition, prefilling and decoding") {
+  rf::Layer<Plain> layer(random_weights(rf::Layer<Plain>::make_weights()));
+  auto cache = layer.make_cache();
+  CHECK(error(layer, run(layer, cache)) < 1e-4);
+  CHECK(cache.length() == 23);
   rf::Tensor<float, rf::Dims<2>> wrong(rf::Dims<2>(2, 39));
   CHECK_THROWS_AS(layer.prefill(wrong.view(), cache), rf::ArgumentError);
+}
+
+TEST_CASE("a layer whose runs get their numbers at run time: the same bits, and runs may be empty") {
+  rf::Layer<Plain> fixed(random_weights(rf::Layer<Plain>::make_weights()));
+  auto fixed_cache = fixed.make_cache();
+  const std::vector<float> expected = run(fixed, fixed_cache);
+  const auto check_same = [&]<std::int64_t Groups>(std::integral_constant<std::int64_t, Groups>) {
+    using Layer = rf::Layer<RunTime<Groups>>;
+    Layer layer(random_weights(Layer::make_weights({1, 1, 0})));  // Plain's order
+    auto cache = layer.make_cache();
+    CHECK(run(layer, cache) == expected);
+    CHECK(cache.layout().bytes(23) == fixed_cache.layout().bytes(23));
+  };
+  check_same(std::integral_constant<std::int64_t, rf::dynamic>{});
+  check_same(std::integral_constant<std::int64_t, 1>{});
+
+  using Layer = rf::Layer<RunTime<rf::dynamic>>;
+  for (const int only_run : {0, 1}) {
+    Layer layer(random_weights(Layer::make_weights({only_run, only_run, only_run})));
+    auto cache = layer.make_cache();
+    CHECK(error(layer, run(layer, cache)) < 1e-4);
+    for (const auto& item : cache.items())
+      CHECK((item.field == "key" || item.field == "value") == (only_run == 0));
+  }
+  CHECK_THROWS_WITH_AS(Layer::make_weights({0, 1}), "the runs of 2 KV groups are given; the layer has 3",
+                       rf::ArgumentError);
+  CHECK_THROWS_WITH_AS(Layer::make_weights({0, 1, 2}),
+                       "KV group 2 is given to run 2; the layer has runs 0 to 1", rf::ArgumentError);
+  CHECK_THROWS_WITH_AS(rf::Layer<RunTime<1>>::make_weights({0, 0, 1}),
+                       "run 0 is given 2 KV groups; its spec says 1", rf::ArgumentError);
 }
 
 TEST_CASE("counts known at compile time and counts known at run time give the same bits") {

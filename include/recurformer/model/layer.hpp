@@ -144,14 +144,20 @@ void backward_layer(const LayerWeights<Set, P>& weights,
 template <LayerSpec Spec>
 class Layer<Spec, Cpu> {
  public:
-  static_assert(Spec::Runs::is_static,
-                "recurformer: Layer<Spec> needs static runs; give every rf::Run its number of KV groups");
   using Kinds = typename Spec::Runs::Kinds;
   using Weights = LayerWeights<Kinds, typename Spec::Precision>;
   using Widths = std::integer_sequence<int, Spec::shape.d_head>;
 
   /// Parameters of the right shapes, not yet set.
-  static Weights make_weights() { return Weights(Spec::shape, {}, detail::static_layer_plan<Kinds, Spec>()); }
+  static Weights make_weights() requires(Spec::Runs::is_static) {
+    return Weights(Spec::shape, {}, detail::static_layer_plan<Kinds, Spec>());
+  }
+  /// The same where runs are dynamic: run_of_group names, for every KV group, the run of the spec that it
+  /// belongs to, counted from 0. ArgumentError if it does not fit the spec.
+  static Weights make_weights(const std::vector<int>& run_of_group) requires(!Spec::Runs::is_static) {
+    detail::check_dynamic_layer_plan<Spec>(run_of_group);
+    return Weights(Spec::shape, {}, run_of_group);
+  }
 
   explicit Layer(Weights weights)
       : weights_(std::move(weights)), rope_(Spec::shape.d_head, Spec::shape.rope_base) {}

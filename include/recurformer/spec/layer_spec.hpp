@@ -12,9 +12,13 @@
 //   };
 
 #include <array>
+#include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
+#include "recurformer/core/error.hpp"
 #include "recurformer/spec/layer_shape.hpp"
 #include "recurformer/spec/run.hpp"
 
@@ -74,8 +78,13 @@ struct CheckedLayerSpec {
   static_assert(
       !S::Runs::is_static || S::Runs::static_groups == S::shape.kv_groups,
       "recurformer: the runs' KV groups must add up to shape.kv_groups; change a run's count or the shape");
-  static_assert(S::Runs::is_static || S::Runs::static_groups <= S::shape.kv_groups,
-                "recurformer: the static runs have more KV groups than shape.kv_groups");
+  static_assert(
+      S::Runs::is_static || S::Runs::static_groups <= S::shape.kv_groups,
+      "recurformer: the static runs have more KV groups than shape.kv_groups; lower a run's count, or "
+      "raise shape.kv_groups");
+  static_assert(
+      S::Runs::is_static || !HasOrder<S>,
+      "recurformer: dynamic runs have no order; which KV group is in which run is said at run time");
   static_assert(detail::order_is_permutation<S>(),
                 "recurformer: order must name every KV group from 0 to kv_groups - 1 exactly once");
   static constexpr bool value = true;
@@ -83,6 +92,27 @@ struct CheckedLayerSpec {
 
 template <class S>
 concept LayerSpec = CheckedLayerSpec<S>::value;
+
+namespace detail {
+
+/// Throws ArgumentError unless run_of_group is the run, counted from 0, of every KV group of the spec.
+template <LayerSpec S>
+void check_dynamic_layer_plan(const std::vector<int>& run_of_group) {
+  check(static_cast<int>(run_of_group.size()) == S::shape.kv_groups, "the runs of ", run_of_group.size(),
+        " KV groups are given; the layer has ", S::shape.kv_groups);
+  std::array<std::int64_t, S::Runs::size> count{};
+  for (std::size_t group = 0; group < run_of_group.size(); ++group) {
+    const int run = run_of_group[group];
+    check(run >= 0 && run < static_cast<int>(count.size()), "KV group ", group, " is given to run ", run,
+          "; the layer has runs 0 to ", count.size() - 1);
+    ++count[static_cast<std::size_t>(run)];
+  }
+  for (std::size_t run = 0; run < count.size(); ++run)
+    check(S::Runs::groups[run] == dynamic || S::Runs::groups[run] == count[run], "run ", run, " is given ",
+          count[run], " KV groups; its spec says ", S::Runs::groups[run]);
+}
+
+}  // namespace detail
 
 }  // namespace rf
 
