@@ -29,9 +29,7 @@ concept HasLayerShape = requires {
   { S::shape } -> std::convertible_to<LayerShape>;
 };
 template <class S>
-concept HasPrecision = requires {
-  typename S::Precision;
-};
+concept HasPrecision = Precision<typename S::Precision>;
 template <class S>
 concept HasRuns = requires {
   typename S::Runs;
@@ -64,17 +62,20 @@ template <class S>
 struct CheckedLayerSpec {
   static_assert(HasLayerShape<S>,
                 "recurformer: a layer spec needs `static constexpr rf::LayerShape shape{...}`");
-  static_assert(HasPrecision<S> && Precision<typename S::Precision>,
+  static_assert(HasPrecision<S>,
                 "recurformer: a layer spec needs `using Precision = rf::Bf16` (or another precision)");
   static_assert(HasRuns<S>, "recurformer: a layer spec needs `using Runs = rf::Runs<rf::Run<...>, ...>`");
   static_assert(
       is_supported_d_head(S::shape.d_head),
       "recurformer: d_head must be one of 16, 32, 64, 80, 96, 128, 256; kernels exist for no other");
-  static_assert(S::shape.d_model >= 1, "recurformer: d_model must be at least 1");
-  static_assert(S::shape.kv_groups >= 1, "recurformer: kv_groups must be at least 1");
+  static_assert(S::shape.d_model >= 1,
+                "recurformer: d_model must be at least 1; set it to the width of the residual stream");
+  static_assert(S::shape.kv_groups >= 1,
+                "recurformer: kv_groups must be at least 1; set it to the number of key/value heads");
   static_assert(S::shape.queries_per_group >= 1,
-                "recurformer: queries_per_group must be at least 1 (1 is MHA)");
-  static_assert(S::shape.d_ff >= 0, "recurformer: d_ff must be positive, or 0 for a layer without an MLP");
+                "recurformer: queries_per_group must be at least 1; 1 is MHA, more is GQA");
+  static_assert(S::shape.d_ff >= 0,
+                "recurformer: d_ff must not be negative; write 0 for a layer without an MLP");
   static_assert(
       !S::Runs::is_static || S::Runs::static_groups == S::shape.kv_groups,
       "recurformer: the runs' KV groups must add up to shape.kv_groups; change a run's count or the shape");
@@ -82,9 +83,9 @@ struct CheckedLayerSpec {
       S::Runs::is_static || S::Runs::static_groups <= S::shape.kv_groups,
       "recurformer: the static runs have more KV groups than shape.kv_groups; lower a run's count, or "
       "raise shape.kv_groups");
-  static_assert(
-      S::Runs::is_static || !HasOrder<S>,
-      "recurformer: dynamic runs have no order; which KV group is in which run is said at run time");
+  static_assert(S::Runs::is_static || !HasOrder<S>,
+                "recurformer: a layer with dynamic runs cannot have an order; remove it, make_weights() is "
+                "told which KV group is in which run");
   static_assert(detail::order_is_permutation<S>(),
                 "recurformer: order must name every KV group from 0 to kv_groups - 1 exactly once");
   static constexpr bool value = true;

@@ -113,9 +113,10 @@ struct StandardMamba {
 /// after it. Projected columns of one group: x of all its heads (queries · d_head) | z of all its heads.
 template <ScanShape Shape = ScanShape{}, MambaPolicy Policy = MambaPolicy{}>
 struct Mamba {
-  static_assert(Shape.d_state >= 1, "recurformer: Mamba needs d_state >= 1");
-  static_assert(Shape.d_conv >= 2, "recurformer: Mamba needs d_conv >= 2");
-  static_assert(Shape.dt_rank >= 0, "recurformer: Mamba needs dt_rank >= 0, where 0 means ceil(d_head / 16)");
+  static_assert(Shape.d_state >= 1,
+                "recurformer: Mamba needs d_state >= 1; raise d_state in its rf::ScanShape");
+  static_assert(Shape.d_conv >= 2, "recurformer: Mamba needs d_conv >= 2; raise d_conv in its rf::ScanShape");
+  static_assert(Shape.dt_rank >= 0, "recurformer: Mamba needs dt_rank >= 0; 0 means ceil(d_head / 16)");
 
   static constexpr std::string_view name = "mamba";
   static constexpr std::string_view module = "mamba";

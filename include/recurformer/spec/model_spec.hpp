@@ -52,12 +52,15 @@ namespace detail {
 template <class First, class... Rest>
 struct StaticLayers {
   static_assert(LayerSpec<First> && (LayerSpec<Rest> && ...));
-  static_assert(((Rest::shape == First::shape) && ...),
-                "recurformer: all layers of a model have one LayerShape");
+  static_assert(
+      ((Rest::shape == First::shape) && ...),
+      "recurformer: the layers of a model have different shapes; give every layer spec the same LayerShape");
   static_assert((std::is_same_v<typename Rest::Precision, typename First::Precision> && ...),
-                "recurformer: all layers of a model have one layer Precision (runs may differ)");
+                "recurformer: the layers of a model have different Precisions; give every layer spec the "
+                "same one (runs may differ)");
   static_assert(First::Runs::is_static && (Rest::Runs::is_static && ...),
-                "recurformer: a static model spec needs static runs; for run-time plans write `using Kinds`");
+                "recurformer: a model spec with Layers needs static runs; for plans known at run time write "
+                "`using Kinds` instead of Layers");
   using Precision = typename First::Precision;
   static constexpr LayerShape shape = First::shape;
 };

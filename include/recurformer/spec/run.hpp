@@ -59,7 +59,8 @@ struct Run {
   static_assert(
       Groups != 0,
       "recurformer: a run of 0 KV groups; remove it, or write rf::dynamic if it is known at run time");
-  static_assert(Groups > 0 || Groups == dynamic, "recurformer: a run has a negative number of KV groups");
+  static_assert(Groups > 0 || Groups == dynamic,
+                "recurformer: a run has a negative number of KV groups; write at least 1, or rf::dynamic");
   static constexpr std::int64_t groups = Groups;
   using Kind = rf::Kind<M, P>;
 };
