@@ -1,18 +1,29 @@
 // A mixer written outside the library: an exponential moving average of values, one learnt decay per head. It
-// declares itself, brings a definition and a kernel, and everything else works: specs, layers, cache,
-// rollback, training, files.
+// declares itself, brings a definition, a kernel and a transfer rule, and everything else works: specs,
+// layers, cache, rollback, training, plans, conversion, files.
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "recurformer/checkpoint/cache_file.hpp"
+#include "recurformer/checkpoint/model_files.hpp"
+#include "recurformer/checkpoint/plan_file.hpp"
 #include "recurformer/cpu/attention_mixer.hpp"
 #include "recurformer/model/loss.hpp"
 #include "recurformer/model/model.hpp"
 #include "recurformer/model/reference_model.hpp"
+#include "recurformer/plan/convert.hpp"
+#include "recurformer/plan/emit_header.hpp"
 #include "recurformer/reference/attention.hpp"
 #include "recurformer/spec/attention.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace user {
 
@@ -20,6 +31,8 @@ namespace user {
 struct MovingAverage {
   static constexpr std::string_view name = "moving_average";
   static constexpr std::string_view module = "moving_average";
+  static constexpr std::string_view header = "user/moving_average.hpp";
+  static std::string type_name() { return "user::MovingAverage"; }
 
   constexpr std::array<rf::ParameterSpec, 2> parameters(const rf::HeadShape& shape) const {
     return {rf::ParameterSpec{.name = "v_proj.weight",
@@ -114,6 +127,16 @@ struct rf::cpu::MixerKernel<user::MovingAverage> {
   }
 };
 
+/// A converted head averages its group's values.
+template <>
+struct rf::Transfer<user::MovingAverage> {
+  static void apply(const user::MovingAverage&, const AttentionGroup& group,
+                    std::span<ParameterSlices> parameters) {
+    for (int head = 0; head < group.shape.queries_per_group; ++head)
+      std::copy(group.value.begin(), group.value.end(), parameters[0].unit(head).begin());
+  }
+};
+
 namespace {
 
 struct MyLayer {
@@ -126,6 +149,12 @@ struct MyLayer {
 struct MyModel {
   static constexpr rf::ModelShape shape{.vocabulary = 30, .tied_embeddings = true};
   using Layers = rf::Layers<MyLayer, MyLayer>;
+};
+/// The same kinds with the plan as data.
+struct AnyPlan {
+  using Kinds = rf::Model<MyModel>::Kinds;
+  using Precision = rf::Fp32;
+  using Widths = std::integer_sequence<int, 16>;
 };
 
 }  // namespace
@@ -182,4 +211,49 @@ TEST_CASE(
     values[1] = kept;
     CHECK(static_cast<const float*>(gradient_refs[p].data)[1] == doctest::Approx(slope).epsilon(5e-3));
   }
+}
+
+TEST_CASE(
+    "a mixer from outside the library is planned, converted to, emitted, saved and loaded like one of its "
+    "own") {
+  rf::Model<AnyPlan> original(rf::Model<MyModel>().shape(),
+                              rf::uniform_plan({"attention", "fp32", {}}, 2, 3));
+  rf::initialise(original.weights(), 3);
+  const rf::test::TemporaryFolder folder;
+  rf::write_plan({.plan = {.kinds = {{"attention", "fp32", {}}, {"moving_average", "fp32", {}}},
+                           .kind_of_group = {{1, 0, 1}, {1, 0, 1}}},
+                  .method = {},
+                  .parameters = {},
+                  .scores = {},
+                  .cache_bytes = {}},
+                 original.shape(), folder / "plan.json");
+  const rf::Plan plan = rf::read_plan(folder / "plan.json", original.shape()).plan;
+
+  const rf::DistanceProfile profile{.lag = {0}, .lags = {1}, .probability = {1}};
+  auto converted = rf::convert_model(original, plan, rf::ModelProfiles(2, std::vector(6, profile)));
+  // Group 2 is the second of its run, and its two heads have the values of the attention group it was.
+  const float* const before = std::get<0>(original.weights().layers[1].runs).projection.row(2 * 64 + 48);
+  for (int head = 0; head < 2; ++head)
+    CHECK(std::memcmp(before, std::get<1>(converted.weights().layers[1].runs).projection.row(32 + 16 * head),
+                      16 * 24 * sizeof(float)) == 0);
+
+  const std::string emitted = rf::emit_header<AnyPlan::Kinds>(original.shape(), plan);
+  CHECK(emitted.find("#include \"user/moving_average.hpp\"") != emitted.npos);
+  CHECK(emitted.find("rf::Run<2, user::MovingAverage, rf::Fp32>") != emitted.npos);
+
+  rf::save_model(converted.weights(), rf::model_config(converted), folder / "model");
+  auto loaded = rf::load_model<rf::Model<MyModel>>(folder / "model");  // whose plan this is
+  CHECK(std::get<1>(loaded.weights().layers[1].runs).local ==
+        std::get<1>(converted.weights().layers[1].runs).local);
+  auto cache = loaded.make_cache({.max_rollback = 2}), again = loaded.make_cache({.max_rollback = 2});
+  loaded.next_logits(std::vector<rf::Token>{1, 2, 3, 4, 5}, cache);
+  rf::save_cache(cache, folder / "cache.safetensors");
+  rf::load_cache(again, folder / "cache.safetensors");
+  for (auto* one : {&cache, &again}) one->rollback(1);
+  const std::vector<rf::Token> next = {6, 7};
+  const auto logits_after = [&](rf::Cache& one) {
+    const auto logits = loaded.next_logits(next, one);
+    return std::vector<float>(logits.begin(), logits.end());
+  };
+  CHECK(logits_after(again) == logits_after(cache));
 }
