@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -47,6 +48,14 @@ struct Dynamic {
                           rf::Kind<rf::Mamba<>, rf::Bf16>>;
   using Precision = rf::Fp32;
   using Widths = std::integer_sequence<int, 16>;
+};
+
+/// A mixer that does not say what C++ calls it.
+struct Nameless {
+  static constexpr std::string_view name = "nameless";
+  static constexpr std::string_view module = "nameless";
+  static std::array<rf::ParameterSpec, 1> parameters(const rf::HeadShape&) { return {}; }
+  static std::array<rf::CacheField, 1> cache_fields(const rf::HeadShape&) { return {}; }
 };
 
 std::string error(const rf::Plan& of_plan, const rf::EmitOptions& options = {}) {
@@ -148,6 +157,11 @@ TEST_CASE("emitted header: what has no C++ name is refused") {
   other = plan;
   other.kinds[2].options = {{"width", 2}};
   CHECK(contains(error(other), "the mixer streaming has no option \"width\""));
+  CHECK(contains(message_of<rf::ArgumentError>([&] {
+                   rf::emit_header<rf::Kinds<rf::Kind<Nameless, rf::Fp32>>>(
+                       shape, rf::uniform_plan({"nameless", "fp32", {}}, 4, 4));
+                 }),
+                 "the mixer nameless does not say what C++ calls it; declare `header` and `type_name()`"));
   CHECK(contains(error(plan, {.precision = "fp8"}), "unknown precision \"fp8\"; known: fp32, bf16, fp16"));
   CHECK(contains(error(plan, {.include_guard = "MY PLAN"}), "\"MY PLAN\" is not an identifier"));
   for (const std::string name : {"", "a::", "a:b", "::a", "1a", "a::2", "a b"})
