@@ -3,6 +3,7 @@
 # refuse. Usage: run.sh <recurformer>
 set -euo pipefail
 program=$(readlink -f "$1")
+include=$(readlink -f "$(dirname "$0")/../../include")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
@@ -13,6 +14,11 @@ fail() {
 }
 run() {
   "$program" "$@" >out.txt 2>err.txt || { cat out.txt err.txt; fail "recurformer $*"; }
+}
+# compile_header <header>: it is C++ with a model spec.
+compile_header() {
+  printf '#include "%s"\nstatic_assert(rf::ModelSpec<emitted::Model>);\n' "$1" >header.cpp
+  ${CXX:-g++} -std=c++20 -fsyntax-only -I "$include" header.cpp || { cat "$1"; fail "$1 does not compile"; }
 }
 # refuse <expected text> <arguments>...: one line on stderr that contains the text, and a non-zero exit status.
 refuse() {
@@ -35,6 +41,7 @@ run analyze original --text text.txt --rows 1 --length 48 --copy-rows 0 --copy-l
 grep -q "^backend: simulated" err.txt || fail "analyze --device simulated does not name its backend"
 for replacement in mamba mamba2 streaming; do
   run plan original --analysis analysis.json --fraction 0.5 --replacement $replacement --out plan.json --header plan.hpp
+  compile_header plan.hpp
   run convert original --plan plan.json --analysis analysis.json --out converted
   run train --from converted --original original "${data[@]}" --steps 6 --stage1-steps 3 --out hybrid_$replacement
   run eval hybrid_$replacement "${data[@]}" --text-rows 8 --task-rows 4 --json eval.json
@@ -52,7 +59,6 @@ grep -q '"device": "simulated"' device.json || fail "device.json does not name t
 for score in sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
 run plan original --analysis analysis.json --score swap --replacement streaming --out plan.json
 run plan original --analysis analysis.json --cache-bytes 300000 --context 1024 --out plan.json
-grep -q 'namespace' plan.hpp || fail "plan.hpp is no header"
 
 # A run that is stopped resumes by itself and ends with the same bits, whatever the number of threads.
 for threads in 1 2; do
