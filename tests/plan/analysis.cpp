@@ -176,8 +176,8 @@ TEST_CASE("sequences in which a head sees only sinks have no sink-free ratio") {
       .tied_embeddings = true};
   rf::AnalysisSums sums(shape, {.window = 1, .sink = 1});
   const std::vector<float> all(6, 1.0f), none(6, 0.0f), half(6, 0.5f), quarter(6, 0.25f);
-  const auto add = [&](std::size_t head, const std::vector<float>& recent, const std::vector<float>& sink) {
-    sums.add_masses(0, head, 6, {recent.data(), sink.data(), none.data(), 1});
+  const auto add = [&](std::size_t head, const std::vector<float>& recent, const std::vector<float>& sinks) {
+    sums.add_masses(0, head, 6, {recent.data(), sinks.data(), none.data(), 1});
   };
   add(0, none, all);
   add(0, half, half);
