@@ -23,18 +23,13 @@ namespace rf {
 /// A layer on a device; Layer<Spec, Device> is one. For one thread. `extern template class DeviceLayer<…>`
 /// keeps its kernels out of a file.
 template <LayerSpec Spec, KernelDevice Device>
-class DeviceLayer {
+class DeviceLayer : public LayerParameters<Spec> {
  public:
-  static_assert(Spec::Runs::is_static,
-                "recurformer: Layer<Spec> needs static runs; give every rf::Run its number of KV groups");
-  using Kinds = typename Spec::Runs::Kinds;
+  using typename LayerParameters<Spec>::Kinds;
+  using typename LayerParameters<Spec>::Weights;
   using Precision = typename Spec::Precision;
-  using Weights = LayerWeights<Kinds, Precision>;
   using T = typename Precision::Weight;
   using Cache = DeviceCache<Device>;
-
-  /// Parameters of the right shapes on the host, not yet set.
-  static Weights make_weights() { return Weights(Spec::shape, {}, detail::static_layer_plan<Kinds, Spec>()); }
 
   /// Copies the weights, which are not packed, to `device`, which must outlive this.
   DeviceLayer(Device& device, const Weights& host);

@@ -142,22 +142,10 @@ void backward_layer(const LayerWeights<Set, P>& weights,
 
 /// One layer of a user's own program, instantiated for exactly the heads its spec asks for.
 template <LayerSpec Spec>
-class Layer<Spec, Cpu> {
+class Layer<Spec, Cpu> : public LayerParameters<Spec> {
  public:
-  using Kinds = typename Spec::Runs::Kinds;
-  using Weights = LayerWeights<Kinds, typename Spec::Precision>;
+  using typename LayerParameters<Spec>::Weights;
   using Widths = std::integer_sequence<int, Spec::shape.d_head>;
-
-  /// Parameters of the right shapes, not yet set.
-  static Weights make_weights() requires(Spec::Runs::is_static) {
-    return Weights(Spec::shape, {}, detail::static_layer_plan<Kinds, Spec>());
-  }
-  /// The same where runs are dynamic: run_of_group names, for every KV group, the run of the spec that it
-  /// belongs to, counted from 0. ArgumentError if it does not fit the spec.
-  static Weights make_weights(const std::vector<int>& run_of_group) requires(!Spec::Runs::is_static) {
-    detail::check_dynamic_layer_plan<Spec>(run_of_group);
-    return Weights(Spec::shape, {}, run_of_group);
-  }
 
   explicit Layer(Weights weights)
       : weights_(std::move(weights)), rope_(Spec::shape.d_head, Spec::shape.rope_base) {}

@@ -358,6 +358,24 @@ void initialise(ModelWeights<Set, P>& weights, std::uint64_t seed) {
            Random::stream(seed, stream++));
 }
 
+/// The parameters of Layer<Spec> on the host, whatever the backend.
+template <LayerSpec Spec>
+struct LayerParameters {
+  using Kinds = typename Spec::Runs::Kinds;
+  using Weights = LayerWeights<Kinds, typename Spec::Precision>;
+
+  /// Of the right shapes, not yet set.
+  static Weights make_weights() requires(Spec::Runs::is_static) {
+    return Weights(Spec::shape, {}, detail::static_layer_plan<Kinds, Spec>());
+  }
+  /// The same where runs are dynamic: run_of_group names, for every KV group, the run of the spec that it
+  /// belongs to, counted from 0. ArgumentError if it does not fit the spec.
+  static Weights make_weights(const std::vector<int>& run_of_group) requires(!Spec::Runs::is_static) {
+    detail::check_dynamic_layer_plan<Spec>(run_of_group);
+    return Weights(Spec::shape, {}, run_of_group);
+  }
+};
+
 }  // namespace rf
 
 #endif  // RECURFORMER_MODEL_WEIGHTS_HPP
