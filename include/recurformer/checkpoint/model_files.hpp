@@ -6,7 +6,9 @@
 // Loading checks names and shapes of all tensors before it changes a weight; then every tensor is copied
 // piece by piece from the mapped file to where the kernels want it, converting between F32, BF16 and F16
 // where the types differ. Saving writes each weight in the type it has in memory, so that a round trip gives
-// the same bits.
+// the same bits. The weights file says which sizes and plan it was saved with, in words: many plans have
+// tensors of the same names and shapes, and a save that was cut short over an older model leaves new weights
+// beside an old config.
 //
 //   Model<AnyPlan> model = load_model<Model<AnyPlan>>("my-model");
 //   …
@@ -91,6 +93,19 @@ inline void check_tensors(const SafetensorsFile& file, const std::vector<FileTen
   }
 }
 
+inline constexpr const char* model_text_key = "recurformer_model";
+
+/// FileError if the file says that it was saved with other sizes or another plan than `expected`.
+inline void check_model_text(const SafetensorsFile& file, const std::string& expected) {
+  const auto said = file.metadata().find(model_text_key);
+  if (said == file.metadata().end()) return;
+  constexpr std::size_t longest = 2000;
+  check_file(said->second == expected, file.path(),
+             "was saved with another config.json than the one beside it, as when saving was cut short; save "
+             "the model again. The weights are of ",
+             one_line(said->second, longest), "; the config asks for ", one_line(expected, longest));
+}
+
 /// Bytes of a file tensor -> its pieces.
 inline void copy_tensor(const TensorEntry& from, const FileTensor& to) {
   std::span<const std::byte> rest = from.bytes;
@@ -171,21 +186,50 @@ ModelConfig model_config(const M& model) {
   return config;
 }
 
+/// What a model's weights mean: its sizes, and every KV group's mixer with its options. Not its precisions,
+/// which loading converts. Equal texts: tensors of one model fit the other and mean the same there.
+template <class Set, class P>
+std::string model_text(const ModelWeights<Set, P>& weights) {
+  const LayerShape& layer_shape = weights.shape.layer;
+  std::string out = text(
+      "vocabulary=", weights.shape.vocabulary, " tied_embeddings=", weights.shape.tied_embeddings,
+      " d_model=", layer_shape.d_model, " d_head=", layer_shape.d_head, " kv_groups=", layer_shape.kv_groups,
+      " queries_per_group=", layer_shape.queries_per_group, " d_ff=", layer_shape.d_ff,
+      " norm_epsilon=", layer_shape.norm_epsilon, " rope_base=", layer_shape.rope_base, " layers:");
+  for (const auto& layer : weights.layers) {
+    std::vector<std::string> mixers(static_cast<std::size_t>(layer_shape.kv_groups));
+    layer.for_each_run([&]<class Of>(std::size_t, const RunWeights<Of>& run) {
+      const KindChoice kind = kind_choice<Of>(run.mixer);
+      std::string options;
+      for (const auto& [option, value] : kind.options)
+        options += text(options.empty() ? "(" : ",", option, "=", value);
+      if (!options.empty()) options += ")";
+      for (const int group : run.groups) mixers[static_cast<std::size_t>(group)] = kind.mixer + options;
+    });
+    out += " [";
+    for (std::size_t group = 0; group < mixers.size(); ++group) out += (group > 0 ? " " : "") + mixers[group];
+    out += "]";
+  }
+  return out;
+}
+
 /// Reads <folder>/model.safetensors into weights of the right shapes and plan. FileError naming the tensor if
-/// one is missing, unknown or of another shape; the weights are then as before.
+/// one is missing, unknown or of another shape, or if the file says that it was saved with other sizes or
+/// another plan (a file that save_model() did not write says nothing); the weights are then as before.
 template <class Set, class P>
 void load_weights(ModelWeights<Set, P>& weights, const std::string& folder) {
   const std::string path = detail::weights_path(folder);
   detail::check_not_sharded(path);
   const SafetensorsFile file(path);
   const std::vector<FileTensor> tensors = file_tensors(weights);
+  detail::check_model_text(file, model_text(weights));
   detail::check_tensors(file, tensors, weights.shape.tied_embeddings);
   for (const FileTensor& tensor : tensors) detail::copy_tensor(file.tensor(tensor.name), tensor);
 }
 
 /// Writes a model into a folder, made if there is none: weights first, then the config, each completely or
-/// not at all. ArgumentError if the config is not that of the weights, or if they were packed; FileError if
-/// writing fails.
+/// not at all; if only the weights are written over an older model, loading says so. ArgumentError if the
+/// config is not that of the weights, or if they were packed; FileError if writing fails.
 template <class Set, class P>
 void save_model(ModelWeights<Set, P>& weights, const ModelConfig& config, const std::string& folder) {
   check(config.shape == weights.shape, "save_model: the config's sizes are not those of the weights");
@@ -197,6 +241,7 @@ void save_model(ModelWeights<Set, P>& weights, const ModelConfig& config, const 
 
   SafetensorsWriter writer;
   writer.metadata("format", "pt");  // `transformers` demands it
+  writer.metadata(detail::model_text_key, model_text(weights));
   std::vector<std::vector<std::byte>> gathered;
   for (FileTensor& tensor : file_tensors(weights)) {
     const DType dtype = detail::file_dtype(tensor);
