@@ -62,6 +62,7 @@ void print(const rf::AnalysisDocument& document) {
 rf::ModelAnalysis analyse_on_device(const AnalyzeOptions& options, const std::string& device,
                                     const rf::MixedData& data) {
   const auto model = load_on_device(options.model, device);
+  use_device(*model);
   Progress progress("analyse", options.batches);
   return model->analyse(data, options.batches, options.analysis,
                         [&](std::int64_t done) { progress.update(done); });
@@ -82,14 +83,14 @@ void add_swap_scores(const AnalyzeOptions& options, Model& model, const rf::Mixe
 }
 
 void analyze(const AnalyzeOptions& options) {
-  const std::string device = options.device == "auto" ? automatic_device() : options.device;
+  const auto [device, why] = choose_device(options.device, options.model);
   const rf::ByteText text(read_documents(options.data.text));
   const rf::MixedData data = options.data.mixed(text, options.seed);
   rf::AnalysisDocument document;
   if (device != "cpu") document.analysis = analyse_on_device(options, device, data);
   if (device == "cpu" || !options.swap.empty()) {
-    use_backend(options);
     Model model = load(options.model);
+    use_cpu(options, why);
     if (device == "cpu") document.analysis = analyse(model, data, options.batches, options.analysis);
     if (!options.swap.empty()) add_swap_scores(options, model, data, document);
   }

@@ -19,10 +19,10 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--json", options.json, "Also write the results to this file");
 }
 
-void use_backend(const CommonOptions& options) {
+void use_cpu(const CommonOptions& options, const std::string& why) {
   if (options.threads > 0) rf::set_threads(options.threads);
-  std::fprintf(stderr, "backend: cpu (%s, %d threads)\n", rf::cpu_instruction_set(),
-               rf::default_pool().threads());
+  std::fprintf(stderr, "backend: cpu (%s, %d threads)%s\n", rf::cpu_instruction_set(),
+               rf::default_pool().threads(), why.empty() ? "" : (", since " + why).c_str());
 }
 
 void write_results(const CommonOptions& options, const nlohmann::json& results) {

@@ -25,8 +25,9 @@ struct CommonOptions {
 /// Adds --threads, --seed and --json to a command.
 void add_common_options(CLI::App& command, CommonOptions& options);
 
-/// Starts the thread pool and says on stderr which backend runs.
-void use_backend(const CommonOptions& options);
+/// Starts the thread pool and says on stderr that the CPU computes, and why if nobody asked for it ("this
+/// program was built without CUDA"). Commands do so once all their inputs are there: a wrong one is one line.
+void use_cpu(const CommonOptions& options, const std::string& why = {});
 
 /// Writes `results` where --json says, if it was given.
 void write_results(const CommonOptions& options, const nlohmann::json& results);

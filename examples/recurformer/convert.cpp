@@ -15,7 +15,6 @@ struct ConvertOptions : CommonOptions {
 };
 
 void convert(const ConvertOptions& options) {
-  use_backend(options);
   Model original = load(options.model);
   const rf::PlanDocument plan = rf::read_plan(options.plan, original.shape());
   rf::ModelProfiles profiles;

@@ -4,9 +4,12 @@
 namespace cli {
 
 std::string why_no_cuda() {
-  std::string reason;
-  rf::cuda::device_count(&reason);
-  return reason;
+  try {
+    const rf::Cuda device;
+    return {};
+  } catch (const rf::CudaError& error) {
+    return error.what();
+  }
 }
 
 std::unique_ptr<DeviceModel> model_on_cuda(const DeviceModelWeights& weights) {

@@ -14,9 +14,14 @@ struct DataOptions {
   std::string text = default_text();
   std::int64_t rows = 8, length = 256, copy_rows = 2, copy_lag = 64;
 
-  rf::MixedData mixed(const rf::ByteText& bytes, std::uint64_t seed) const {
+  /// Throws ArgumentError, naming the option, unless they go together.
+  void validate() const {
     rf::check(copy_rows <= rows, "--copy-rows is ", copy_rows, ", more than the ", rows, " rows of a batch");
     rf::check(copy_lag < length, "--copy-lag is ", copy_lag, "; it must be smaller than --length, ", length);
+  }
+
+  rf::MixedData mixed(const rf::ByteText& bytes, std::uint64_t seed) const {
+    validate();
     return {.text = &bytes,
             .rows = rows,
             .length = length,

@@ -339,8 +339,9 @@ void add_demo(CLI::App& program) {
   command->add_flag("--all-arms", options->all_arms, "Also Mamba2, a random choice, and all groups");
   add_common_options(*command, *options);
   command->callback([options] {
-    use_backend(*options);
-    Demo(*options).run();
+    Demo demo(*options);
+    use_cpu(*options);
+    demo.run();
   });
 }
 

@@ -14,16 +14,36 @@ void add_device_option(CLI::App& command, std::string& device) {
       ->capture_default_str();
 }
 
-std::string automatic_device() { return why_no_cuda().empty() ? "cuda" : "cpu"; }
+namespace {
+
+/// Empty if DeviceSpec has kernels for this d_head; otherwise that it has none.
+template <int... Width>
+std::string why_no_kernels(int d_head, std::integer_sequence<int, Width...>) {
+  if (((d_head == Width) || ...)) return {};
+  std::string widths;
+  ((widths += rf::text(widths.empty() ? "" : ", ", Width)), ...);
+  return rf::text("the model's d_head is ", d_head, " and this program has GPU kernels for ", widths);
+}
+
+}  // namespace
+
+DeviceChoice choose_device(const std::string& asked, const std::string& folder) {
+  if (asked != "auto") return {asked, {}};
+  std::string why = why_no_kernels(rf::read_model_config(folder).shape.layer.d_head, DeviceSpec::Widths{});
+  if (why.empty()) why = why_no_cuda();
+  return {why.empty() ? "cuda" : "cpu", why};
+}
 
 std::unique_ptr<DeviceModel> load_on_device(const std::string& folder, const std::string& device) {
   rf::ModelConfig config = rf::read_model_config(folder);
   for (auto& kind : config.plan.kinds) kind.precision = "bf16";
   DeviceModelWeights weights(config.shape, rf::bind_plan<DeviceSpec::Kinds>(config.plan));
   rf::load_weights(weights, folder);
-  auto model = device == "simulated" ? model_on_simulator(weights) : model_on_cuda(weights);
-  std::fprintf(stderr, "backend: %s; weights and activations in bf16\n", model->backend().c_str());
-  return model;
+  return device == "simulated" ? model_on_simulator(weights) : model_on_cuda(weights);
+}
+
+void use_device(const DeviceModel& model) {
+  std::fprintf(stderr, "backend: %s; weights and activations in bf16\n", model.backend().c_str());
 }
 
 }  // namespace cli

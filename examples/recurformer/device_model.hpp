@@ -46,6 +46,9 @@ class DeviceModel {
   virtual rf::ModelAnalysis analyse(const std::function<rf::Batch(std::int64_t)>& batch, std::int64_t batches,
                                     const rf::AnalysisOptions& options,
                                     const std::function<void(std::int64_t)>& on_batch) = 0;
+  /// rf::load_cache() and rf::save_cache() of this model's sequence.
+  virtual void load_cache(const std::string& path) = 0;
+  virtual void save_cache(const std::string& path) const = 0;
   virtual std::int64_t cache_tokens() const = 0;
   virtual std::int64_t cache_bytes() const = 0;
   /// "cuda (NVIDIA H100 80GB HBM3)".
@@ -61,11 +64,18 @@ std::unique_ptr<DeviceModel> model_on_simulator(const DeviceModelWeights& weight
 
 /// Adds --device to a command.
 void add_device_option(CLI::App& command, std::string& device);
-/// What "auto" means on this machine: "cuda" where there is a GPU to use, else "cpu".
-std::string automatic_device();
-/// Loads a model folder onto "cuda" or "simulated", whatever precision the file stores; says which backend
-/// runs.
+/// Where a command computes.
+struct DeviceChoice {
+  std::string device;  ///< "cpu", "cuda" or "simulated"
+  std::string why;     ///< why "auto" chose the CPU; empty otherwise
+};
+/// What --device means for a model folder: "auto" is "cuda" where there is a GPU to use and this program has
+/// kernels for the model's d_head, else "cpu". FileError if the folder has no config that can be read.
+DeviceChoice choose_device(const std::string& asked, const std::string& folder);
+/// Loads a model folder onto "cuda" or "simulated", whatever precision the file stores.
 std::unique_ptr<DeviceModel> load_on_device(const std::string& folder, const std::string& device);
+/// Says on stderr that this device computes; like use_cpu().
+void use_device(const DeviceModel& model);
 
 }  // namespace cli
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "device_model.hpp"
+#include "recurformer/checkpoint/device_cache_file.hpp"
 #include "recurformer/model/device_model.hpp"
 #include "recurformer/model/generate.hpp"
 #include "recurformer/plan/device_analysis.hpp"
@@ -37,6 +38,8 @@ class DeviceModelOn final : public DeviceModel {
     }
     return analyser.result();
   }
+  void load_cache(const std::string& path) override { rf::load_cache(cache_, path); }
+  void save_cache(const std::string& path) const override { rf::save_cache(cache_, path); }
   std::int64_t cache_tokens() const override { return cache_.length(); }
   std::int64_t cache_bytes() const override { return cache_.bytes(); }
   std::string backend() const override { return device_.description(); }

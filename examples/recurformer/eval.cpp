@@ -16,9 +16,10 @@ struct EvalOptions : CommonOptions {
 };
 
 void eval(const EvalOptions& options) {
-  use_backend(options);
+  options.data.validate();
   Model model = load(options.model);
   const rf::ByteText text(read_documents(options.data.text));
+  use_cpu(options);
   const rf::TextScore score = rf::evaluate_text(model, text, options.data.length, options.text_rows);
   std::printf("bits per byte   %.4f  (%lld held-out bytes)\n", score.bits_per_byte,
               static_cast<long long>(score.bytes));

@@ -61,46 +61,48 @@ struct CacheSize {
   std::int64_t bytes = 0;
 };
 
-CacheSize generate_on_cpu(const GenerateOptions& options, std::span<const rf::Token> prompt,
-                          const rf::SamplingOptions& sampling, Output& output) {
-  use_backend(options);
+CacheSize generate_on_cpu(const GenerateOptions& options, const std::string& why,
+                          std::span<const rf::Token> prompt, const rf::SamplingOptions& sampling,
+                          Output& output) {
   Model model = load(options.model);
   check_bytes(model.shape().vocabulary);
   model.pack();
   rf::Cache cache = model.make_cache();
   if (!options.load_cache.empty()) rf::load_cache(cache, options.load_cache);
+  use_cpu(options, why);
   output.start();
   rf::generate(model, cache, prompt, options.tokens, sampling, std::ref(output));
   if (!options.save_cache.empty()) rf::save_cache(cache, options.save_cache);
   return {cache.length(), cache.bytes()};
 }
 
-CacheSize generate_on_device(const GenerateOptions& options, std::span<const rf::Token> prompt,
-                             const rf::SamplingOptions& sampling, Output& output) {
-  rf::check(options.load_cache.empty() && options.save_cache.empty(),
-            "--load-cache and --save-cache work with --device cpu only, so far");
-  const auto model = load_on_device(options.model, options.device);
+CacheSize generate_on_device(const GenerateOptions& options, const std::string& device,
+                             std::span<const rf::Token> prompt, const rf::SamplingOptions& sampling,
+                             Output& output) {
+  const auto model = load_on_device(options.model, device);
   check_bytes(model->shape().vocabulary);
+  if (!options.load_cache.empty()) model->load_cache(options.load_cache);
+  use_device(*model);
   output.start();
   model->generate(prompt, options.tokens, sampling, std::ref(output));
+  if (!options.save_cache.empty()) model->save_cache(options.save_cache);
   return {model->cache_tokens(), model->cache_bytes()};
 }
 
-void generate(GenerateOptions options) {
-  if (options.device == "auto") {
-    const bool needs_cpu = !options.load_cache.empty() || !options.save_cache.empty();
-    options.device = needs_cpu ? "cpu" : automatic_device();
-  }
+void generate(const GenerateOptions& options) {
   const std::string prompt =
       options.prompt_file.empty() ? options.prompt : rf::read_text_file(options.prompt_file);
   std::vector<rf::Token> tokens;
   for (const char c : prompt) tokens.push_back(static_cast<unsigned char>(c));
   rf::SamplingOptions sampling = options.sampling;
   sampling.seed = options.seed;
+  rf::check(!tokens.empty(), "the prompt is empty; generate needs at least one byte to go on from");
+  (void)rf::Sampler(sampling);  // wrong options are errors before anything is loaded
 
+  const auto [device, why] = choose_device(options.device, options.model);
   Output output(prompt);
-  const CacheSize cache = options.device == "cpu" ? generate_on_cpu(options, tokens, sampling, output)
-                                                  : generate_on_device(options, tokens, sampling, output);
+  const CacheSize cache = device == "cpu" ? generate_on_cpu(options, why, tokens, sampling, output)
+                                          : generate_on_device(options, device, tokens, sampling, output);
   std::printf("\n");
   std::fprintf(
       stderr,
@@ -108,7 +110,7 @@ void generate(GenerateOptions options) {
       tokens.size(), output.first_token_seconds(), output.tokens_per_second(),
       static_cast<long long>(cache.tokens), bytes_text(cache.bytes).c_str());
   write_results(options,
-                {{"device", options.device},
+                {{"device", device},
                  {"prompt_tokens", tokens.size()},
                  {"text_bytes", std::vector<unsigned char>(output.text().begin(), output.text().end())},
                  {"first_token_seconds", output.first_token_seconds()},

@@ -4,6 +4,8 @@
 #include "commands.hpp"
 #include "data_options.hpp"
 #include "model_io.hpp"
+#include "recurformer/core/fingerprint.hpp"
+#include "recurformer/train/checkpointing.hpp"
 #include "steps.hpp"
 
 namespace cli {
@@ -23,17 +25,44 @@ struct TrainCommandOptions : CommonOptions {
          clip = 1.0;
 };
 
-/// Everything the run's batches and schedule depend on. Threads are not part of it: results do not depend on
-/// them.
-std::string describe(const TrainCommandOptions& o, const char* stage) {
-  return rf::text(stage, " steps=", o.steps, " stage1_steps=", o.stage1_steps, " rows=", o.data.rows,
-                  " length=", o.data.length, " copy_rows=", o.data.copy_rows, " copy_lag=", o.data.copy_lag,
-                  " accumulate=", o.accumulate, " warmup=", o.warmup, " rate=", o.rate,
-                  " new_rate=", o.new_rate, " stage1_rate=", o.stage1_rate,
-                  " divergence_weight=", o.divergence_weight, " weight_decay=", o.weight_decay,
-                  " clip=", o.clip, " seed=", o.seed, " text=", o.data.text, " from=", o.from,
-                  " original=", o.original);
+/// Of a model's sizes, plan and weights.
+std::string fingerprint_of(Model& model) {
+  rf::Fingerprint out;
+  out.add(rf::model_text(model.weights()));
+  for (const rf::ParameterRef& parameter : rf::parameter_refs(model.weights()))
+    out.add({static_cast<const std::byte*>(parameter.data),
+             static_cast<std::size_t>(parameter.size) * rf::size_of(parameter.dtype)});
+  return out.hex();
 }
+
+std::string fingerprint_of(const rf::ByteText& text) {
+  rf::Fingerprint out;
+  out.add(text.train());
+  out.add(text.held_out());
+  return out.hex();
+}
+
+/// Everything the run's weights depend on. Files count by their content: other text or another conversion at
+/// the same path is another run. Threads are not part of it: results do not depend on them.
+std::string describe(const TrainCommandOptions& o, const rf::ByteText& text, Model& start, Model* original) {
+  return rf::text(
+      "steps=", o.steps, " stage1_steps=", o.stage1_steps, " rows=", o.data.rows, " length=", o.data.length,
+      " copy_rows=", o.data.copy_rows, " copy_lag=", o.data.copy_lag, " accumulate=", o.accumulate,
+      " warmup=", o.warmup, " rate=", o.rate, " new_rate=", o.new_rate, " stage1_rate=", o.stage1_rate,
+      " divergence_weight=", o.divergence_weight, " weight_decay=", o.weight_decay, " clip=", o.clip,
+      " seed=", o.seed, " text=", fingerprint_of(text), " start=", fingerprint_of(start),
+      " original=", original ? fingerprint_of(*original) : "none",
+      " model: ", rf::model_text(start.weights()));
+}
+
+/// A part of the run with a trainer of its own.
+struct Stage {
+  const char* label;   ///< in messages
+  const char* result;  ///< in --json
+  rf::TrainOptions options;
+  rf::MixedData data;
+  SavedRun saved;
+};
 
 bool has_own_parameters(const Model& model) {
   const auto own = rf::kinds_with_own_parameters(Model::Kinds{});
@@ -44,12 +73,7 @@ bool has_own_parameters(const Model& model) {
 }
 
 void train_command(const TrainCommandOptions& options) {
-  use_backend(options);
   const rf::ByteText text(read_documents(options.data.text));
-  // Every stage draws batches of its own: training on must not repeat what the original was trained on.
-  const auto data = [&](std::uint64_t stage) {
-    return options.data.mixed(text, rf::Random::stream(options.seed, stage).bits());
-  };
   Model model = options.from.empty()
                     ? Model(options.shape, rf::uniform_plan({"attention", "fp32", {}}, options.shape.layers,
                                                             options.shape.layer.kv_groups))
@@ -57,37 +81,51 @@ void train_command(const TrainCommandOptions& options) {
   if (options.from.empty()) rf::initialise(model.weights(), options.seed);
   std::optional<Model> original;
   if (!options.original.empty()) original.emplace(load(options.original));
-  std::printf("%lld parameters, %lld training bytes, %lld held out\n",
-              static_cast<long long>(parameter_count(model)), static_cast<long long>(text.train().size()),
-              static_cast<long long>(text.held_out().size()));
+  Model* teacher = original ? &*original : nullptr;
 
-  std::filesystem::create_directories(options.out);
-  const auto saved = [&](const char* stage) {
-    return SavedRun{.path = options.out + "/" + stage + ".safetensors",
-                    .run = describe(options, stage),
+  // Every stage draws batches of its own: training on must not repeat what the original was trained on.
+  const auto data = [&](std::uint64_t stage) {
+    return options.data.mixed(text, rf::Random::stream(options.seed, stage).bits());
+  };
+  const std::string run = describe(options, text, model, teacher);
+  const auto saved = [&](const std::string& name) {
+    return SavedRun{.path = options.out + "/" + name + ".safetensors",
+                    .run = name + " " + run,
                     .every = options.save_every};
   };
-  rf::TrainOptions train_options{.steps = options.steps,
-                                 .rate = options.rate,
-                                 .new_rate = options.new_rate,
-                                 .warmup = options.warmup,
-                                 .divergence_weight = original ? options.divergence_weight : 0.0,
-                                 .accumulate = options.accumulate,
-                                 .adamw = {.weight_decay = options.weight_decay, .clip = options.clip}};
-  nlohmann::json results;
-  const auto record = [&](const char* stage, const std::vector<LossPoint>& curve) {
-    for (const LossPoint& point : curve) results[stage].push_back({point.tokens, point.loss});
-  };
+  const rf::TrainOptions train_options{.steps = options.steps,
+                                       .rate = options.rate,
+                                       .new_rate = options.new_rate,
+                                       .warmup = options.warmup,
+                                       .divergence_weight = original ? options.divergence_weight : 0.0,
+                                       .accumulate = options.accumulate,
+                                       .adamw = {.weight_decay = options.weight_decay, .clip = options.clip}};
+  std::vector<Stage> stages;
   if (original && options.stage1_steps > 0 && has_own_parameters(model)) {
-    rf::TrainOptions stage1 = train_options;
-    stage1.objective = rf::Objective::match_heads;
-    stage1.steps = options.stage1_steps;
-    stage1.new_rate = options.stage1_rate;
-    rf::Trainer<Model> trainer(model, stage1, &*original);
-    record("stage1", train(trainer, data(1), "stage 1", saved("stage1")));
+    rf::TrainOptions matching = train_options;
+    matching.objective = rf::Objective::match_heads;
+    matching.steps = options.stage1_steps;
+    matching.new_rate = options.stage1_rate;
+    stages.push_back({"stage 1", "stage1", matching, data(1), saved("stage1")});
   }
-  rf::Trainer<Model> trainer(model, train_options, original ? &*original : nullptr);
-  record("train", train(trainer, data(options.from.empty() ? 0 : 2), "train", saved("training")));
+  stages.push_back({"train", "train", train_options, data(options.from.empty() ? 0 : 2), saved("training")});
+  for (const Stage& stage : stages)
+    if (std::filesystem::exists(stage.saved.path))
+      rf::check_training_state(stage.saved.run, stage.saved.path);
+
+  nlohmann::json results;
+  for (const Stage& stage : stages) {
+    rf::Trainer<Model> trainer(model, stage.options, teacher);
+    if (&stage == &stages.front()) {  // every input is there and fits
+      use_cpu(options);
+      std::printf("%lld parameters, %lld training bytes, %lld held out\n",
+                  static_cast<long long>(parameter_count(model)), static_cast<long long>(text.train().size()),
+                  static_cast<long long>(text.held_out().size()));
+      std::filesystem::create_directories(options.out);
+    }
+    for (const LossPoint& point : train(trainer, stage.data, stage.label, stage.saved))
+      results[stage.result].push_back({point.tokens, point.loss});
+  }
   save(model, options.out);
   const Quality quality =
       evaluate(model, text, options.data.length, options.data.copy_lag, options.seed, 256, 64);

@@ -25,17 +25,38 @@ refuse() {
   local expected=$1
   shift
   if "$program" "$@" >out.txt 2>err.txt; then fail "recurformer $* succeeded"; fi
-  grep -v '^backend: ' err.txt >line.txt || true
-  [ "$(wc -l <line.txt)" = 1 ] || { cat line.txt; fail "recurformer $*: expected one line on stderr"; }
-  grep -qF -- "$expected" line.txt || { cat line.txt; fail "recurformer $*: expected '$expected'"; }
+  [ "$(wc -l <err.txt)" = 1 ] || { cat err.txt; fail "recurformer $*: expected one line on stderr"; }
+  grep -qF -- "$expected" err.txt || { cat err.txt; fail "recurformer $*: expected '$expected'"; }
+}
+# kill_in_between <state file> <arguments>...: starts a run and kills it once it has saved a state.
+kill_in_between() {
+  local state=$1 process status=0
+  shift
+  "$program" "$@" >out.txt 2>err.txt &
+  process=$!
+  for ((i = 0; i < 1000; ++i)); do
+    [ ! -e "$state" ] || break
+    sleep 0.01
+  done
+  kill -9 $process 2>/dev/null || true
+  wait $process 2>/dev/null || status=$?
+  [ -e "$state" ] || { cat err.txt; fail "recurformer $*: no $state after 10 s"; }
+  [ $status = 137 ] || { cat err.txt; fail "recurformer $*: ended before it could be killed"; }
+}
+# resumed <stage>: the last run went on in the middle of this stage.
+resumed() {
+  local steps
+  steps=$(sed -n "s/^$1: resumed at step \([0-9]*\) of \([0-9]*\)$/\1 < \2/p" err.txt)
+  [ -n "$steps" ] && ((steps)) || { cat err.txt; fail "'$1' did not resume in between"; }
 }
 
 # A text of the user's own: 300 kB of numbered lines.
 seq 1 12000 | sed 's/.*/line & of a text that nobody has to like\n/' >text.txt
 data=(--text text.txt --rows 4 --length 96 --copy-rows 1 --copy-lag 24)
 
-run train "${data[@]}" --steps 12 --layers 2 --d-model 32 --d-head 16 --kv-groups 2 --d-ff 48 --save-every 5 --out original
-cp original/model.safetensors whole.safetensors
+new=(train "${data[@]}" --steps 60 --layers 2 --d-model 32 --d-head 16 --kv-groups 2 --d-ff 48)
+
+run "${new[@]}" --out original
 run analyze original "${data[@]}" --batches 2 --window 8 --swap streaming --out analysis.json
 run analyze original --text text.txt --rows 1 --length 48 --copy-rows 0 --copy-lag 8 --batches 1 --window 8 --device simulated --out device_analysis.json
 grep -q "^backend: simulated" err.txt || fail "analyze --device simulated does not name its backend"
@@ -52,25 +73,54 @@ for replacement in mamba mamba2 streaming; do
   grep -q "$replacement:fp32" inspect.json || fail "inspect.json does not name $replacement"
 done
 # CUDA kernels, on the CPU: all mixers of a plan, prefill and decode.
-run generate hybrid_mamba --prompt "line 1" --tokens 3 --device simulated --json device.json
+run generate hybrid_mamba --prompt "line 1" --tokens 3 --device simulated --json device.json --save-cache device_cache.safetensors
 grep -q '^backend: simulated' err.txt || fail "generate --device simulated does not name its backend"
 grep -q '"device": "simulated"' device.json || fail "device.json does not name the device"
+run generate hybrid_mamba --prompt " " --tokens 2 --device simulated --load-cache device_cache.safetensors
+grep -q 'cache: 10 tokens' err.txt || fail "generate --device simulated did not go on after the saved prefix"
+refuse "precision" generate hybrid_mamba --device cpu --load-cache device_cache.safetensors
+
+# Without --device the CPU says why it, and not a GPU, computes.
+run train "${data[@]}" --steps 1 --layers 1 --d-model 32 --d-head 32 --kv-groups 1 --d-ff 48 --out wide
+run generate wide --tokens 2
+grep -q '^backend: cpu (.*), since .*d_head is 32' err.txt || fail "generate does not say why d_head 32 is not for a GPU"
+run generate original --tokens 2
+if grep -q '^backend: cuda' err.txt; then
+  echo "there is a GPU: not checked what is said without one"
+else
+  grep -q '^backend: cpu (.*), since .' err.txt || fail "generate does not say why there is no GPU"
+  refuse "CUDA" generate original --device cuda
+fi
 
 for score in sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
 run plan original --analysis analysis.json --score swap --replacement streaming --out plan.json
 run plan original --analysis analysis.json --cache-bytes 300000 --context 1024 --out plan.json
 
-# A run that is stopped resumes by itself and ends with the same bits, whatever the number of threads.
+# A run that is killed resumes by itself and ends with the same bits, whatever the number of threads.
 for threads in 1 2; do
-  rm -rf resumed
-  "$program" train "${data[@]}" --steps 12 --layers 2 --d-model 32 --d-head 16 --kv-groups 2 --d-ff 48 --save-every 1 --threads $threads --out resumed \
-    >/dev/null 2>&1 &
-  sleep 0.3
-  kill -9 $! 2>/dev/null || true
-  wait $! 2>/dev/null || true
-  run train "${data[@]}" --steps 12 --layers 2 --d-model 32 --d-head 16 --kv-groups 2 --d-ff 48 --save-every 1 --threads $threads --out resumed
-  cmp -s resumed/model.safetensors whole.safetensors || fail "the resumed run ended with other weights ($threads threads)"
+  rm -rf killed
+  kill_in_between killed/training.safetensors "${new[@]}" --save-every 1 --threads $threads --out killed
+  run "${new[@]}" --save-every 1 --threads $threads --out killed
+  resumed train
+  cmp -s killed/model.safetensors original/model.safetensors || fail "the resumed run ended with other weights ($threads threads)"
 done
+# The same in both stages of continual training.
+run plan original --analysis analysis.json --fraction 0.5 --per-layer --out plan.json
+run convert original --plan plan.json --analysis analysis.json --out converted
+hybrid=(train --from converted --original original "${data[@]}" --steps 40 --stage1-steps 40)
+run "${hybrid[@]}" --out whole
+kill_in_between killed_hybrid/stage1.safetensors "${hybrid[@]}" --save-every 1 --out killed_hybrid
+kill_in_between killed_hybrid/training.safetensors "${hybrid[@]}" --save-every 1 --out killed_hybrid
+resumed "stage 1"
+run "${hybrid[@]}" --save-every 1 --out killed_hybrid
+resumed train
+cmp -s killed_hybrid/model.safetensors whole/model.safetensors || fail "the resumed continual training ended with other weights"
+# Another conversion at the same path, with as many groups of each kind, is another run; so is other text.
+run plan original --analysis analysis.json --fraction 0.5 --per-layer --score reverse --out plan.json
+run convert original --plan plan.json --analysis analysis.json --out converted
+refuse "other settings" "${hybrid[@]}" --out whole
+sed -i 's/line 77 /line 78 /' text.txt
+refuse "other settings" "${new[@]}" --out original
 
 refuse "no-such-folder" inspect no-such-folder
 refuse "--wrong" inspect original --wrong
@@ -84,9 +134,8 @@ refuse "has swap scores of streaming:fp32; --replacement mamba needs those of it
 refuse "distance profiles" convert original --plan plan.json --out x
 head -c 1000 original/model.safetensors >converted/model.safetensors
 refuse "model.safetensors" generate converted
-refuse "--device cpu only" generate hybrid_mamba --device simulated --save-cache cache.safetensors
 refuse "temperature" generate original --temperature -1
-refuse "other settings" train "${data[@]}" --steps 13 --layers 2 --d-model 32 --d-head 16 --kv-groups 2 --d-ff 48 --out original
+refuse "other settings" "${new[@]}" --seed 1 --out original
 for command in demo train analyze plan convert eval generate inspect; do
   run $command --help
   grep -q "Example" out.txt || fail "$command --help has no example"

@@ -183,6 +183,13 @@ inline SequencePositions read_positions(const JsonReader& reader, const CacheLay
   return out;
 }
 
+/// True if these names of runs, "layer.0.attention:fp32.1", differ in nothing but the precision.
+inline bool differs_in_precision(const std::string& a, const std::string& b) {
+  const auto mixer = [](const std::string& name) { return name.substr(0, name.find(':')); };
+  const auto first_group = [](const std::string& name) { return name.substr(name.rfind('.') + 1); };
+  return a != b && mixer(a) == mixer(b) && first_group(a) == first_group(b);
+}
+
 /// FileError, saying what differs, unless the file was saved from a cache of this layout.
 inline void check_layout(const JsonReader& reader, const Cache& cache) {
   const JsonReader rollback = reader.at("max_rollback");
@@ -198,7 +205,13 @@ inline void check_layout(const JsonReader& reader, const Cache& cache) {
   for_each_cached_run(cache.layout(), [&](std::size_t layer, std::size_t, const RunLayout& run) {
     const std::string name = run_name(layer, run);
     const auto found = runs.optional(name);
-    if (!found) runs.fail("the file has no ", name, "; this cache has one, of ", run_text(run));
+    if (!found) {
+      for (const std::string& other : unknown)
+        if (differs_in_precision(other, name))
+          runs.fail("the file has ", printable(other), ", this cache ", name,
+                    ": a cache is loaded in the precision that it was saved in");
+      runs.fail("the file has no ", name, "; this cache has one, of ", run_text(run));
+    }
     if (found->string() != run_text(run))
       found->fail("the file has ", one_line(found->string(), 500), "; this cache has ", run_text(run));
     std::erase(unknown, name);
