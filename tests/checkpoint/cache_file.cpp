@@ -228,6 +228,15 @@ TEST_CASE("cache file: a cache of another layout is refused, and says what diffe
   other.kind_of_group.push_back({0, 0, 0, 0});
   CHECK(contains(error(other, {.sequences = 3, .max_rollback = 5}, other_shape),
                  "the file has no layer.2.attention:bf16.0"));
+
+  rf::CacheLayout wider = model.cache_layout();
+  for (auto& layer : wider.layers)
+    for (auto& run : layer)
+      if (run.kind == "attention:bf16") run.kind = "attention:fp32";
+  Cache cache(wider, {.sequences = 3, .max_rollback = 5});
+  CHECK(contains(message_of<rf::FileError>([&] { rf::load_cache(cache, folder / "cache"); }),
+                 "the file has 'layer.0.attention:bf16.0', this cache layer.0.attention:fp32.0: a cache is "
+                 "loaded in the precision that it was saved in"));
 }
 
 TEST_CASE("cache file: damaged files are refused and change nothing") {
