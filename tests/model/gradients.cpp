@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -84,6 +85,63 @@ struct BiasSpec {
   using Widths = small::Spec::Widths;
 };
 
+/// What head matching minimises on one sequence, by the definition in double: per layer, the squared error of
+/// the recurrent heads' outputs relative to the original's, both given the original's inputs.
+class HeadMatching {
+ public:
+  HeadMatching(small::Model& original, std::span<const rf::Token> tokens) {
+    const auto& weights = original.weights();
+    const rf::LayerShape& shape = original.shape().layer;
+    const auto d = static_cast<std::size_t>(shape.d_model);
+    std::vector<double> x;
+    for (const rf::Token token : tokens)
+      for (std::size_t i = 0; i < d; ++i)
+        x.push_back(static_cast<double>(weights.embedding.data()[static_cast<std::size_t>(token) * d + i]));
+    for (const auto& layer : weights.layers) {
+      auto& one = layers_.emplace_back();
+      one.h = rf::reference::detail::rms_norm_rows(x, layer.mixer_norm, shape.norm_epsilon);
+      one.target.resize(tokens.size() * static_cast<std::size_t>(shape.heads_width()));
+      layer.for_each_run([&](std::size_t, const auto& run) {
+        rf::reference::detail::run_heads(run, shape, one.h, tokens.size(), rf::reference::exact, one.target);
+      });
+      rf::reference::forward_layer(layer, shape, x);
+    }
+  }
+
+  /// The sum over layers.
+  double error(small::Model& model) const {
+    const rf::LayerShape& shape = model.shape().layer;
+    const auto width = static_cast<std::size_t>(shape.heads_width()),
+               columns = static_cast<std::size_t>(shape.head_shape().group_width());
+    double sum = 0;
+    for (std::size_t l = 0; l < layers_.size(); ++l) {
+      const OfLayer& layer = layers_[l];
+      const std::size_t rows = layer.target.size() / width;
+      double squares = 0, power = 0;
+      std::vector<double> u(layer.target.size());
+      model.weights().layers[l].for_each_run([&]<class K>(std::size_t, const rf::RunWeights<K>& run) {
+        if (rf::reuses_attention_weights<typename K::Mixer>) return;
+        rf::reference::detail::run_heads(run, shape, layer.h, rows, rf::reference::exact, u);
+        for (std::size_t i = 0; i < u.size(); ++i) {
+          const auto group = static_cast<int>(i % width / columns);
+          if (std::find(run.groups.begin(), run.groups.end(), group) == run.groups.end()) continue;
+          const double wanted = layer.target[i];
+          squares += (u[i] - wanted) * (u[i] - wanted);
+          power += wanted * wanted;
+        }
+      });
+      sum += squares / power;
+    }
+    return sum;
+  }
+
+ private:
+  struct OfLayer {
+    std::vector<double> h, target;  // (rows, d_model), (rows, heads_width)
+  };
+  std::vector<OfLayer> layers_;
+};
+
 }  // namespace
 
 TEST_CASE("every parameter tensor of a hybrid model has the gradient that finite differences give") {
@@ -97,4 +155,44 @@ TEST_CASE("biases of queries, keys and values have the gradient that finite diff
   CHECK(std::any_of(parameters.begin(), parameters.end(),
                     [](const auto& p) { return p.name == "layers.1.attention_qkv_bias.bias"; }));
   check_gradients(std::move(model));
+}
+
+TEST_CASE("head matching gives replaced heads the gradient that finite differences give, others none") {
+  auto original = small::model(small::attention_plan());
+  auto model = small::model(small::hybrid_plan(), true, 2);
+  const std::vector<std::vector<rf::Token>> sequences = {small::tokens(11), small::tokens(9, 8)};
+  const auto batch = [&](std::int64_t index) {
+    const auto& tokens = sequences[static_cast<std::size_t>(index)];
+    rf::Batch out;
+    out.append(tokens, tokens);
+    return out;
+  };
+  const HeadMatching first(original, sequences[0]), second(original, sequences[1]);
+  const auto reference_loss = [&] { return 0.5 * (first.error(model) + second.error(model)); };
+  const double expected = reference_loss();
+
+  // A rate too small to move a weight: the step leaves its gradient in the first moments.
+  constexpr rf::AdamwOptions unclipped{.beta1 = 0.5, .clip = 0};
+  rf::Trainer<small::Model> trainer(model,
+                                    {.objective = rf::Objective::match_heads,
+                                     .new_rate = 1e-30,
+                                     .warmup = 0,
+                                     .accumulate = 2,
+                                     .adamw = unclipped},
+                                    &original);
+  const rf::StepReport report = trainer.step(batch);
+  CHECK(report.loss == doctest::Approx(expected / 2).epsilon(1e-5));  // the mean of two layers
+  REQUIRE(reference_loss() == expected);
+
+  const auto parameters = rf::parameter_refs(model.weights());
+  const auto state = trainer.optimizer().state();
+  rf::Random random(3);
+  for (std::size_t p = 0; p < parameters.size(); ++p) {
+    std::vector<float> gradient;
+    for (const float moment : state[3 * p + 1].values) gradient.push_back(moment / 0.5f);
+    if (parameters[p].kind >= 2)  // Mamba, Mamba2
+      check_gradient(parameters[p], gradient.data(), random, reference_loss);
+    else
+      CHECK(gradient == std::vector<float>(gradient.size()));
+  }
 }
