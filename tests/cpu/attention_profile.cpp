@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -12,7 +13,9 @@
 
 TEST_CASE("the mass on every lag is that of the attention matrix") {
   const rf::AttentionMask all = {}, recent = {.sink = 0, .window = 5}, both = {.sink = 3, .window = 20};
-  for (const auto& [d, mask] : {std::pair{16, all}, {80, all}, {16, recent}, {32, both}}) {
+  for (const auto& of_head : {std::pair{16, all}, {80, all}, {16, recent}, {32, both}}) {
+    const int d = of_head.first;
+    const rf::AttentionMask mask = of_head.second;
     for (const std::int64_t rows : {1, 2, 15, 16, 17, 63, 130}) {
       CAPTURE(d);
       CAPTURE(mask.window);
@@ -27,8 +30,10 @@ TEST_CASE("the mass on every lag is that of the attention matrix") {
         for (int c = 0; c < 2 * d; ++c)
           projected[static_cast<std::size_t>(r * stride + c)] = static_cast<float>(2 * random.normal());
       std::vector<float> lse(static_cast<std::size_t>(2 * rows));
+      constexpr double canary = 1234.5;  // before and behind what is written
       std::vector<double> expected(static_cast<std::size_t>(rows)),
-          mass(static_cast<std::size_t>(rows), -1.0);
+          output(static_cast<std::size_t>(rows) + 2, canary);
+      const std::span<double> mass = std::span(output).subspan(1, expected.size());
       for (std::int64_t i = 0; i < rows; ++i) {
         std::vector<double> scores;
         double sum = 0;
@@ -55,6 +60,8 @@ TEST_CASE("the mass on every lag is that of the attention matrix") {
                                   .log_sum_exp_stride = 2,
                                   .mask = mask},
                                  mass);
+      CHECK(output.front() == canary);
+      CHECK(output.back() == canary);
       double total = 0;
       for (std::size_t lag = 0; lag < mass.size(); ++lag) {
         CHECK(std::abs(mass[lag] - expected[lag]) < 1e-5 * static_cast<double>(rows));
