@@ -40,7 +40,7 @@ DemoSizes sizes(bool quick) {
             .copy_rows = 32,
             .speed_context = 8192,
             .decoded_tokens = 64,
-            .contexts = {}};
+            .contexts = {1024, 4096, 8192}};
   return {.original_steps = 1220,
           .arm_steps = 366,
           .stage1_steps = 75,
@@ -199,7 +199,6 @@ class Demo {
   }
 
   void measure_contexts(Model& model) {
-    if (sizes_.contexts.empty()) return;
     nlohmann::json rows = nlohmann::json::array();
     const auto measure = [&](const std::string& name, Model& of) {
       nlohmann::json bytes = nlohmann::json::array(), speeds = nlohmann::json::array();
