@@ -80,6 +80,8 @@ TEST_CASE("states of other runs, and files that are none, are refused") {
   trainer.step(batch);
   rf::save_training_state(trainer, "seed=1", path);
   CHECK_THROWS_AS(rf::load_training_state(trainer, "seed=2", path), rf::FileError);
+  CHECK_THROWS_AS(rf::check_training_state("seed=2", path), rf::FileError);
+  CHECK_NOTHROW(rf::check_training_state("seed=1", path));
   auto other = small::model(small::attention_plan());
   rf::Trainer<small::Model> other_trainer(other, options);
   CHECK_THROWS_AS(rf::load_training_state(other_trainer, "seed=1", path), rf::FileError);
