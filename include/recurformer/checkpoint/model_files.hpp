@@ -93,11 +93,11 @@ inline void check_tensors(const SafetensorsFile& file, const std::vector<FileTen
   }
 }
 
-inline constexpr const char* model_text_key = "recurformer_model";
+inline constexpr const char* tensors_text_key = "recurformer_tensors";
 
 /// FileError if the file says that it was saved with other sizes or another plan than `expected`.
-inline void check_model_text(const SafetensorsFile& file, const std::string& expected) {
-  const auto said = file.metadata().find(model_text_key);
+inline void check_tensors_text(const SafetensorsFile& file, const std::string& expected) {
+  const auto said = file.metadata().find(tensors_text_key);
   if (said == file.metadata().end()) return;
   constexpr std::size_t longest = 2000;
   check_file(said->second == expected, file.path(),
@@ -186,31 +186,51 @@ ModelConfig model_config(const M& model) {
   return config;
 }
 
-/// What a model's weights mean: its sizes, and every KV group's mixer with its options. Not its precisions,
-/// which loading converts. Equal texts: tensors of one model fit the other and mean the same there.
-template <class Set, class P>
-std::string model_text(const ModelWeights<Set, P>& weights) {
-  const LayerShape& layer_shape = weights.shape.layer;
-  std::string out = text(
-      "vocabulary=", weights.shape.vocabulary, " tied_embeddings=", weights.shape.tied_embeddings,
-      " d_model=", layer_shape.d_model, " d_head=", layer_shape.d_head, " kv_groups=", layer_shape.kv_groups,
-      " queries_per_group=", layer_shape.queries_per_group, " d_ff=", layer_shape.d_ff,
-      " norm_epsilon=", layer_shape.norm_epsilon, " rope_base=", layer_shape.rope_base, " layers:");
+namespace detail {
+
+/// Sizes, and of every layer what `of_kind` says of each KV group's KindChoice.
+template <class Set, class P, class OfKind>
+std::string sizes_and_groups(const ModelWeights<Set, P>& weights, OfKind&& of_kind) {
+  const LayerShape& shape = weights.shape.layer;
+  std::string out =
+      text("vocabulary=", weights.shape.vocabulary, " tied_embeddings=", weights.shape.tied_embeddings,
+           " d_model=", shape.d_model, " d_head=", shape.d_head, " kv_groups=", shape.kv_groups,
+           " queries_per_group=", shape.queries_per_group, " d_ff=", shape.d_ff, " layers:");
   for (const auto& layer : weights.layers) {
-    std::vector<std::string> mixers(static_cast<std::size_t>(layer_shape.kv_groups));
+    std::vector<std::string> groups(static_cast<std::size_t>(shape.kv_groups));
     layer.for_each_run([&]<class Of>(std::size_t, const RunWeights<Of>& run) {
-      const KindChoice kind = kind_choice<Of>(run.mixer);
-      std::string options;
-      for (const auto& [option, value] : kind.options)
-        options += text(options.empty() ? "(" : ",", option, "=", value);
-      if (!options.empty()) options += ")";
-      for (const int group : run.groups) mixers[static_cast<std::size_t>(group)] = kind.mixer + options;
+      for (const int group : run.groups)
+        groups[static_cast<std::size_t>(group)] = of_kind(kind_choice<Of>(run.mixer));
     });
     out += " [";
-    for (std::size_t group = 0; group < mixers.size(); ++group) out += (group > 0 ? " " : "") + mixers[group];
+    for (std::size_t group = 0; group < groups.size(); ++group) out += (group > 0 ? " " : "") + groups[group];
     out += "]";
   }
   return out;
+}
+
+}  // namespace detail
+
+/// What a model's tensors are: its sizes, and every KV group's mixer. Equal texts: the tensors of one model
+/// fit the other and mean the same there.
+template <class Set, class P>
+std::string tensors_text(const ModelWeights<Set, P>& weights) {
+  return detail::sizes_and_groups(weights, [](const KindChoice& kind) { return kind.mixer; });
+}
+
+/// What a model computes with them: the same with the mixers' options, and what else config.json says. Not
+/// its precisions, which loading converts.
+template <class Set, class P>
+std::string model_text(const ModelWeights<Set, P>& weights) {
+  const LayerShape& shape = weights.shape.layer;
+  return detail::sizes_and_groups(weights,
+                                  [](const KindChoice& kind) {
+                                    std::string out = kind.mixer;
+                                    for (const auto& [option, value] : kind.options)
+                                      out += text(",", option, "=", value);
+                                    return out;
+                                  }) +
+         text(" norm_epsilon=", shape.norm_epsilon, " rope_base=", shape.rope_base);
 }
 
 /// Reads <folder>/model.safetensors into weights of the right shapes and plan. FileError naming the tensor if
@@ -222,7 +242,7 @@ void load_weights(ModelWeights<Set, P>& weights, const std::string& folder) {
   detail::check_not_sharded(path);
   const SafetensorsFile file(path);
   const std::vector<FileTensor> tensors = file_tensors(weights);
-  detail::check_model_text(file, model_text(weights));
+  detail::check_tensors_text(file, tensors_text(weights));
   detail::check_tensors(file, tensors, weights.shape.tied_embeddings);
   for (const FileTensor& tensor : tensors) detail::copy_tensor(file.tensor(tensor.name), tensor);
 }
@@ -241,7 +261,7 @@ void save_model(ModelWeights<Set, P>& weights, const ModelConfig& config, const 
 
   SafetensorsWriter writer;
   writer.metadata("format", "pt");  // `transformers` demands it
-  writer.metadata(detail::model_text_key, model_text(weights));
+  writer.metadata(detail::tensors_text_key, tensors_text(weights));
   std::vector<std::vector<std::byte>> gathered;
   for (FileTensor& tensor : file_tensors(weights)) {
     const DType dtype = detail::file_dtype(tensor);
