@@ -3,37 +3,28 @@
 
 #include <doctest/doctest.h>
 
-#include "recurformer/cuda/device_array.hpp"
+#include "arch/conformance_hopper.hpp"
 #include "recurformer/cuda/simulated.hpp"
 
 namespace conformance {
-std::vector<Words> simulated_outputs();
+std::vector<std::vector<std::uint32_t>> simulated_outputs(bool hopper);
 }
 
 namespace {
 
-template <class Case>
-conformance::Words outputs(const rf::arch::SimulatorOptions& options) {
-  rf::Simulated device(options);
-  const conformance::Words in = conformance::inputs<Case>(), zeros(Case::out_words);
-  rf::cuda::DeviceArray<conformance::Word, rf::Simulated> from(device, in), to(device, zeros);
-  device.launch<Case>(
-      {.blocks = {Case::blocks}, .shared_bytes = Case::shared_bytes, .cooperative = Case::blocks > 1},
-      {from.data(), to.data()});
-  return to.to_host();
-}
-
-}  // namespace
-
-/// What the simulator makes of every case, for the comparison with a GPU (conformance_device.cu).
-std::vector<conformance::Words> conformance::simulated_outputs() {
-  std::vector<Words> out;
-  for_each_case(Cases{}, [&]<class Case>(int) { out.push_back(outputs<Case>({})); });
+template <class Cases>
+std::vector<conformance::Words> all_outputs() {
+  std::vector<conformance::Words> out;
+  conformance::for_each_case(Cases{}, [&]<class Case>(int) {
+    rf::Simulated device;
+    out.push_back(conformance::outputs<Case>(device));
+  });
   return out;
 }
 
-TEST_CASE("conformance: the simulator does what the manual says") {
-  conformance::for_each_case(conformance::Cases{}, []<class Case>(int index) {
+template <class Cases>
+void check_cases() {
+  conformance::for_each_case(Cases{}, []<class Case>(int index) {
     CAPTURE(index);
     CAPTURE(Case::name);
     conformance::Words expected(Case::out_words);
@@ -42,7 +33,21 @@ TEST_CASE("conformance: the simulator does what the manual says") {
     for (unsigned seed = 0; seed < 5; ++seed)
       for (const CopyTiming copies : {CopyTiming::early, CopyTiming::late, CopyTiming::random}) {
         CAPTURE(seed);
-        CHECK(conformance::distance<Case>(expected, outputs<Case>({.seed = seed, .copies = copies})) <= 1);
+        rf::Simulated device({.seed = seed, .copies = copies});
+        CHECK(conformance::distance<Case>(expected, conformance::outputs<Case>(device)) <= 1);
       }
   });
+}
+
+}  // namespace
+
+/// What the simulator makes of every case, for the comparison with a GPU (conformance_device.cu).
+std::vector<std::vector<std::uint32_t>> conformance::simulated_outputs(bool hopper) {
+  return hopper ? all_outputs<HopperCases>() : all_outputs<Cases>();
+}
+
+TEST_CASE("conformance: the simulator does what the manual says") { check_cases<conformance::Cases>(); }
+
+TEST_CASE("conformance: the simulator does what the manual says of Hopper") {
+  check_cases<conformance::HopperCases>();
 }

@@ -11,10 +11,12 @@
 //   many
 //                                units in the last place, or by that part of the largest output
 //   input(i)                     the i-th input word
-//   run(words)                   the kernel
+//   parameters(in, out)          the kernel's, of the two arrays on the device
+//   run(parameters)              the kernel
 //   expect(in, out)              what the machine's manual says, computed without rf::arch
 //
 // The simulator is held to expect() wherever there is a CPU; a GPU to the simulator (conformance_device.cu).
+// What only Hopper has is in conformance_hopper.hpp.
 
 #include <cmath>
 #include <cstdint>
@@ -23,8 +25,10 @@
 #include <vector>
 
 #include "recurformer/arch/arch.hpp"
+#include "recurformer/cuda/device_array.hpp"
 
 namespace conformance {
+inline namespace RECURFORMER_ARCH {  // one program has both halves
 
 using namespace rf::arch;
 using Word = std::uint32_t;
@@ -41,6 +45,7 @@ struct Defaults {
   static constexpr int threads = 64, blocks = 1, blocks_per_multiprocessor = 1;
   static constexpr int in_words = 64, out_words = 64, shared_bytes = 0;
   static constexpr double ulps = 0, relative = 0;
+  static Arrays parameters(const Word* in, Word* out) { return {in, out}; }
   /// Well-mixed bits (the finaliser of MurmurHash3).
   static Word input(int i) {
     auto x = static_cast<Word>(i) * 0x9e3779b9u + 1;
@@ -222,7 +227,7 @@ struct LoadReadOnly : Defaults {
 
 struct Atomics : Defaults {
   static constexpr const char* name = "atomic_add, atomic_max";
-  static constexpr int blocks = 4, out_words = 4;
+  static constexpr int blocks = 4, out_words = 6;
   RECURFORMER_DEVICE static void run(const Arrays& p) {
     const Word x = p.in[thread_index()];
     atomic_add(p.out, x);
@@ -230,17 +235,22 @@ struct Atomics : Defaults {
     atomic_add(reinterpret_cast<int*>(p.out + 2), static_cast<int>(x));
     // exact in float whatever the order: small integers
     atomic_add(reinterpret_cast<float*>(p.out + 3), static_cast<float>(x & 255u));
+    atomic_add(reinterpret_cast<unsigned long long*>(p.out + 4), static_cast<unsigned long long>(x) << 20);
   }
   static void expect(const Words& in, Words& out) {
     float sum = 0;
+    std::uint64_t wide = 0;
     for (int block = 0; block < blocks; ++block)
       for (const Word x : in) {
         out[0] += x;
         out[1] = x > out[1] ? x : out[1];
         out[2] += x;
         sum += static_cast<float>(x & 255u);
+        wide += std::uint64_t{x} << 20;
       }
     out[3] = as_word(sum);
+    out[4] = static_cast<Word>(wide);
+    out[5] = static_cast<Word>(wide >> 32);
   }
 };
 
@@ -310,6 +320,31 @@ inline Word float_input(int i) {
   const Word bits = Defaults::input(i);
   return (bits & 0x807fffffu) | (107 + bits / 8388608 % 40) << 23;
 }
+
+/// Numbers, infinities, and NaN on one side; nowhere zeros of both signs, of which either is the larger.
+struct Maximum : Defaults {
+  static constexpr const char* name = "max, minus_infinity";
+  static constexpr int in_words = 128, out_words = 65;
+  static Word input(int i) {
+    constexpr Word nan = 0x7fc00000u, infinity = 0x7f800000u, minus = 0x80000000u;
+    const Word special[] = {
+        nan, as_word(2.5f),    as_word(-2.5f), nan,           infinity,      nan,
+        nan, infinity | minus, infinity,       as_word(1.0f), as_word(1.0f), infinity | minus};
+    return i < 12 ? special[i] : float_input(i + 4);
+  }
+  RECURFORMER_DEVICE static void run(const Arrays& p) {
+    const int t = thread_index();
+    p.out[t] = as_word(rf::arch::max(as_float(p.in[2 * t]), as_float(p.in[2 * t + 1])));
+    if (t == 0) p.out[64] = as_word(minus_infinity());
+  }
+  static void expect(const Words& in, Words& out) {
+    for (std::size_t t = 0; t < 64; ++t) {
+      const float a = as_float(in[2 * t]), b = as_float(in[2 * t + 1]);
+      out[t] = std::isnan(a) ? in[2 * t + 1] : std::isnan(b) ? in[2 * t] : a < b ? in[2 * t + 1] : in[2 * t];
+    }
+    out[64] = 0xff800000u;
+  }
+};
 
 struct Exponentials : Defaults {
   static constexpr const char* name = "exp2";
@@ -531,13 +566,13 @@ struct CaseList {
   static constexpr int size = sizeof...(Case);
 };
 
-using Cases =
-    CaseList<Indices, Shared, NamedBarrier, PartOfBlockBarrier, SyncWarp, Shuffles, PartialShuffle, Votes,
-             LoadReadOnly, Atomics, AcquireRelease, GridBarrier, Exponentials, Logarithms, Reciprocals,
-             Packing<rf::bf16>, Packing<rf::fp16>, LoadMatrices<1, false>, LoadMatrices<2, false>,
-             LoadMatrices<4, false>, LoadMatrices<1, true>, LoadMatrices<2, true>, LoadMatrices<4, true>,
-             MatrixProduct<rf::bf16, true>, MatrixProduct<rf::fp16, true>, MatrixProduct<rf::bf16, false>,
-             MatrixProduct<rf::fp16, false>, CopyAsync<4>, CopyAsync<8>, CopyAsync<16>>;
+using Cases = CaseList<Indices, Shared, NamedBarrier, PartOfBlockBarrier, SyncWarp, Shuffles, PartialShuffle,
+                       Votes, LoadReadOnly, Atomics, AcquireRelease, GridBarrier, Maximum, Exponentials,
+                       Logarithms, Reciprocals, Packing<rf::bf16>, Packing<rf::fp16>, LoadMatrices<1, false>,
+                       LoadMatrices<2, false>, LoadMatrices<4, false>, LoadMatrices<1, true>,
+                       LoadMatrices<2, true>, LoadMatrices<4, true>, MatrixProduct<rf::bf16, true>,
+                       MatrixProduct<rf::fp16, true>, MatrixProduct<rf::bf16, false>,
+                       MatrixProduct<rf::fp16, false>, CopyAsync<4>, CopyAsync<8>, CopyAsync<16>>;
 
 /// Calls f.operator()<Case>(index) for every case.
 template <class... Case, class F>
@@ -570,6 +605,18 @@ double distance(const Words& a, const Words& b) {
   return worst;
 }
 
+/// What a device makes of a case's inputs.
+template <class Case, class Device>
+Words outputs(Device& device) {
+  const Words in = inputs<Case>(), zeros(Case::out_words);
+  const rf::cuda::DeviceArray<Word, Device> from(device, in), to(device, zeros);
+  device.template launch<Case>(
+      {.blocks = {Case::blocks}, .shared_bytes = Case::shared_bytes, .cooperative = Case::blocks > 1},
+      Case::parameters(from.data(), to.data()));
+  return to.to_host();
+}
+
+}  // namespace RECURFORMER_ARCH
 }  // namespace conformance
 
 #endif  // TESTS_ARCH_CONFORMANCE_HPP

@@ -3,24 +3,35 @@
 #include <doctest/doctest.h>
 
 #include "arch/conformance.hpp"
+#include "arch/conformance_hopper.hpp"
 #include "recurformer/cuda/device.cuh"
-#include "recurformer/cuda/device_array.hpp"
+#include "support/test_device.hpp"
 
 namespace conformance {
-std::vector<Words> simulated_outputs();
+std::vector<std::vector<std::uint32_t>> simulated_outputs(bool hopper);
 }
+
+namespace {
+
+template <class Cases>
+void check_cases(rf::Cuda& device, const std::vector<conformance::Words>& simulated) {
+  conformance::for_each_case(Cases{}, [&]<class Case>(int index) {
+    CAPTURE(index);
+    CAPTURE(Case::name);
+    const conformance::Words got = conformance::outputs<Case>(device);
+    CHECK(conformance::distance<Case>(simulated[static_cast<std::size_t>(index)], got) <= 1);
+  });
+}
+
+}  // namespace
 
 TEST_CASE("conformance: this GPU does what the simulator does") {
   rf::Cuda device;
-  const std::vector<conformance::Words> simulated = conformance::simulated_outputs();
-  conformance::for_each_case(conformance::Cases{}, [&]<class Case>(int index) {
-    CAPTURE(index);
-    CAPTURE(Case::name);
-    const conformance::Words in = conformance::inputs<Case>(), zeros(Case::out_words);
-    rf::cuda::DeviceArray<conformance::Word, rf::Cuda> from(device, in), to(device, zeros);
-    device.launch<Case>(
-        {.blocks = {Case::blocks}, .shared_bytes = Case::shared_bytes, .cooperative = Case::blocks > 1},
-        {from.data(), to.data()});
-    CHECK(conformance::distance<Case>(simulated[static_cast<std::size_t>(index)], to.to_host()) <= 1);
-  });
+  check_cases<conformance::Cases>(device, conformance::simulated_outputs(false));
+}
+
+TEST_CASE("conformance: this Hopper GPU does what the simulator does") {
+  if (rf::test::lacks_hopper()) return;
+  rf::Cuda device;
+  check_cases<conformance::HopperCases>(device, conformance::simulated_outputs(true));
 }

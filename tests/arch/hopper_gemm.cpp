@@ -68,6 +68,7 @@ double gemm_error(Device& device, int m, int n, int k, float scale = 1) {
 }
 
 TEST_CASE("a warp-specialised GEMM of TMA, mbarriers and wgmma, by every schedule") {
+  if (test::lacks_hopper()) return;
   for (const CopyTiming copies : {CopyTiming::early, CopyTiming::late, CopyTiming::random})
     for (unsigned seed = 0; seed < (arch::simulator::sanitized ? 2 : 4); ++seed) {
       CAPTURE(static_cast<int>(copies));
@@ -79,6 +80,7 @@ TEST_CASE("a warp-specialised GEMM of TMA, mbarriers and wgmma, by every schedul
 }
 
 TEST_CASE("shapes of a GEMM that hurt") {
+  if (test::lacks_hopper()) return;
   TestDevice device({.seed = 1});
   CHECK(gemm_error<bf16, 64, Major::k>(device, 1, 1, 1) <= 1);
   CHECK(gemm_error<bf16, 64, Major::mn>(device, 129, 8, 65) <= 1);

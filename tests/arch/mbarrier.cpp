@@ -80,6 +80,7 @@ void check_ring(Device& device, int rounds) {
 }
 
 TEST_CASE("a ring of mbarriers hands every value over once") {
+  if (test::lacks_hopper()) return;
   for (const unsigned seed : {0u, 1u, 2u, 3u})
     for (const int rounds : {1, 2, 3, 17}) {
       CAPTURE(seed);

@@ -125,6 +125,7 @@ void check_box(Device& device, const BoxCase& c) {
 }
 
 TEST_CASE("boxes load with zeros outside the tensor, and store what is inside") {
+  if (test::lacks_hopper()) return;
   const BoxCase matrices[] = {
       {{64, 16, 1}, {64, 16, 1}, {0, 0, 0}, {0, 0, 0}, Swizzle::bytes128},
       {{200, 50, 1}, {64, 24, 1}, {100, 30, 0}, {-3, -5, 0}, Swizzle::bytes128},
@@ -205,6 +206,7 @@ void check_bulk(Device& device, int rounds) {
 }
 
 TEST_CASE("bulk copies through shared memory") {
+  if (test::lacks_hopper()) return;
   for (const CopyTiming copies : timings)
     for (const unsigned seed : {0u, 1u, 2u, 3u})
       for (const int rounds : {1, 5}) {

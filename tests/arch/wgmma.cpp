@@ -245,6 +245,7 @@ void check_layouts() {
 }
 
 TEST_CASE("operands of all layouts multiply exactly") {
+  if (test::lacks_hopper()) return;
   check_layouts<bf16, Major::k, Major::k>();
   check_layouts<fp16, Major::k, Major::mn>();
   check_layouts<fp16, Major::mn, Major::k>();
@@ -265,6 +266,7 @@ void check_columns() {
 }
 
 TEST_CASE("N from 16 to 256, A in shared memory and in registers, zeroed and accumulating") {
+  if (test::lacks_hopper()) return;
   check_columns<bf16, 16>();
   check_columns<fp16, 32>();
   check_columns<bf16, 64>();
@@ -339,6 +341,7 @@ void check_fragments(Device& device) {
 }
 
 TEST_CASE("threads hold the elements that CuTe's layout says") {
+  if (test::lacks_hopper()) return;
   TestDevice device;
   check_fragments(device);
 }

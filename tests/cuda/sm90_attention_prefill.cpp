@@ -46,6 +46,7 @@ using Shipped = rf::cuda::PrefillTuningSm90<D>;
 }  // namespace
 
 TEST_CASE("attention prefill on Hopper: ragged batch, grouped heads, scattered groups, every schedule") {
+  if (rf::test::lacks_hopper()) return;
   const AttentionShapes shapes{.sequences = packed({{45, 0}, {0, 3}, {1, 0}, {33, 40}}),
                                .heads = 3,
                                .group_index = {2, 0},
@@ -56,6 +57,7 @@ TEST_CASE("attention prefill on Hopper: ragged batch, grouped heads, scattered g
 }
 
 TEST_CASE("attention prefill on Hopper: the tiles that ship") {
+  if (rf::test::lacks_hopper()) return;
   const AttentionShapes shapes{.sequences = packed({{130, 0}, {7, 270}}), .heads = 1, .mask = {}};
   check_prefill<rf::bf16, 64, Shipped<64>>(shapes, 2);
   check_prefill<rf::fp16, 64, Shipped<64>>(shapes, 1);
@@ -64,12 +66,14 @@ TEST_CASE("attention prefill on Hopper: the tiles that ship") {
 }
 
 TEST_CASE("attention prefill on Hopper: several pages, seven heads to a group") {
+  if (rf::test::lacks_hopper()) return;
   const AttentionShapes shapes{
       .sequences = packed({{13, 250}, {40, 230}, {2, 511}, {1, 512}}), .heads = 7, .mask = {}};
   check_prefill<rf::bf16, 64, Shipped<64>>(shapes, 1);
 }
 
 TEST_CASE("attention prefill on Hopper: huge and tiny activations, NaN in another sequence") {
+  if (rf::test::lacks_hopper()) return;
   AttentionShapes shapes{.sequences = packed({{40, 10}, {20, 0}, {9, 31}}), .heads = 2, .mask = {}};
   shapes.scale = 30.0;
   check_prefill<rf::bf16, 64, ShortTiles>(shapes, 1);
@@ -83,6 +87,7 @@ TEST_CASE("attention prefill on Hopper: huge and tiny activations, NaN in anothe
 }
 
 TEST_CASE("attention prefill on Hopper: windows and sinks") {
+  if (rf::test::lacks_hopper()) return;
   const auto sequences = packed({{45, 0}, {0, 3}, {1, 90}, {33, 40}, {20, 7}});
   for (const rf::AttentionMask& mask :
        {rf::AttentionMask{.sink = 4, .window = 16}, rf::AttentionMask{.sink = 0, .window = 1},

@@ -4,6 +4,8 @@
 // The device that tests of kernels run on: the simulator, or, in a file that nvcc compiles, a GPU. The tests
 // of cuda/ and tile/ are compiled both ways.
 
+#include <doctest/doctest.h>
+
 #include <cstddef>
 #include <vector>
 
@@ -31,6 +33,15 @@ class TestDevice : public Cuda {
 #else
 using TestDevice = Simulated;
 #endif
+
+/// True, with a message, where kernels of sm_90a do not run: on every GPU but those of compute
+/// capability 9.0.
+inline bool lacks_hopper() {
+  const int found = TestDevice().compute_capability();
+  if (found != 90)
+    MESSAGE("skipped: it takes compute capability 9.0, and this GPU has ", found / 10, ".", found % 10);
+  return found != 90;
+}
 
 /// Schedules that between them order warps and land copies in every way, with few and with many blocks at
 /// once.
