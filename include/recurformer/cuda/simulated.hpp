@@ -32,6 +32,8 @@ class Simulated {
   /// shape.
   template <arch::Kernel K>
   void launch(const arch::LaunchShape& shape, const typename K::Parameters& parameters) {
+    static_assert(arch::least_compute_capability<K>() <= simulated_compute_capability,
+                  "recurformer: the simulator has the instructions of compute capability 9.0");
     arch::simulator::Grid grid(
         shape.blocks, K::threads, static_cast<std::size_t>(shape.shared_bytes), shape.cooperative,
         [](const void* p) { K::run(*static_cast<const typename K::Parameters*>(p)); }, &parameters, options_,
@@ -41,7 +43,7 @@ class Simulated {
 
   std::string description() const { return "simulated (CUDA kernels on the CPU, thread by thread)"; }
   /// That of an H100, all of whose instructions are simulated.
-  int compute_capability() const { return 90; }
+  int compute_capability() const { return simulated_compute_capability; }
   /// Blocks that run at once: what a persistent grid counts on.
   int multiprocessors() const { return options_.resident_blocks; }
   /// Dynamic shared memory that a block can have: that of an H100.
@@ -69,6 +71,7 @@ class Simulated {
   void synchronize() {}
 
  private:
+  static constexpr int simulated_compute_capability = 90;
   static constexpr std::align_val_t alignment{256};
   arch::SimulatorOptions options_;
 };
