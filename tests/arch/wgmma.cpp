@@ -155,7 +155,7 @@ struct MultiplyKernel {
         arch::fence_multiplies(d, a);
         arch::multiply_add_64xNx16<T, MajorB>(d, a, b, accumulate);
         arch::commit_multiplies();
-        arch::wait_for_multiplies<0>(d);
+        arch::wait_for_multiplies<0>(d, a);
       } else {
         if (step == 0) arch::fence_multiplies(d);
         arch::multiply_add_64xNx16<T, MajorA, MajorB>(
@@ -356,6 +356,8 @@ enum class Misuse {
   none,
   touched_after_fence,
   a_touched_after_fence,
+  a_written_in_flight,
+  a_not_named,
   no_fence_after_wait,
   written_in_flight,
   other_columns,
@@ -408,14 +410,20 @@ struct MisuseKernel {
     if (misuse == Misuse::touched_after_fence) d[3] = 1;
     if (misuse == Misuse::a_touched_after_fence) left[1] = 1;
     arch::multiply_add_64xNx16<bf16>(d, a, misuse == Misuse::warps_differ && warp == 2 ? b + 2 : b, true);
-    if (misuse == Misuse::a_touched_after_fence) arch::multiply_add_64xNx16<bf16>(d, left, b, true);
+    if (misuse == Misuse::a_touched_after_fence || misuse == Misuse::a_written_in_flight ||
+        misuse == Misuse::a_not_named)
+      arch::multiply_add_64xNx16<bf16>(d, left, b, true);
     if (misuse == Misuse::written_in_flight) d[0] = 1;
+    if (misuse == Misuse::a_written_in_flight) left[2] = 1;
     if (misuse == Misuse::other_columns)
       arch::multiply_add_64xNx16<bf16>(reinterpret_cast<float(&)[8]>(d), a, b, true);
     if (misuse == Misuse::not_committed) return;
     arch::commit_multiplies();
     if (misuse == Misuse::not_waited || (misuse == Misuse::one_warp_less && warp == 3)) return;
-    arch::wait_for_multiplies<0>(d);
+    if (misuse == Misuse::a_not_named)
+      arch::wait_for_multiplies<0>(d);
+    else
+      arch::wait_for_multiplies<0>(d, left);
     if (misuse == Misuse::no_fence_after_wait) {
       arch::multiply_add_64xNx16<bf16>(d, a, b, true);
       arch::commit_multiplies();
@@ -438,6 +446,9 @@ TEST_CASE("misuse of wgmma is an error that says so") {
   CHECK(contains(message<Misuse::a_touched_after_fence>(), "touched since the last fence"));
   CHECK(contains(message<Misuse::no_fence_after_wait>(), "touched since the last fence"));
   CHECK(contains(message<Misuse::written_in_flight>(), "written before the wait"));
+  CHECK(contains(message<Misuse::a_written_in_flight>(), "registers of A"));
+  CHECK(contains(message<Misuse::a_written_in_flight>(), "written before the wait"));
+  CHECK(contains(message<Misuse::a_not_named>(), "name the registers of their A"));
   CHECK(contains(message<Misuse::other_columns>(), "N is 16 on registers in flight with N 32"));
   CHECK(contains(message<Misuse::not_committed>(), "ends with multiplies in flight"));
   CHECK(contains(message<Misuse::not_waited>(), "ends with multiplies in flight"));

@@ -174,7 +174,8 @@ RECURFORMER_DEVICE void commit_multiplies([[maybe_unused]] Caller caller = Calle
 }
 
 /// Waits until at most the Newest last groups of the warp are under way. Accumulators that no group uses any
-/// more are named, so that the compiler doesn't read them earlier. (wgmma.wait_group)
+/// more are named, so that the compiler doesn't read them earlier, and registers of A, so that it doesn't
+/// write them earlier. (wgmma.wait_group)
 template <int Newest, class R0 = detail::NoRegisters, class R1 = detail::NoRegisters,
           class R2 = detail::NoRegisters, class R3 = detail::NoRegisters>
 RECURFORMER_DEVICE void wait_for_multiplies(R0&& r0 = {}, R1&& r1 = {}, R2&& r2 = {}, R3&& r3 = {},

@@ -1,9 +1,10 @@
 #ifndef RECURFORMER_ARCH_SIMULATOR_WGMMA_HPP
 #define RECURFORMER_ARCH_SIMULATOR_WGMMA_HPP
 
-// wgmma by the layouts of the PTX manual. Each warp multiplies its own 16 rows: it reads the operands at the
-// issue or only when it waits, and writes its accumulators when it waits; in between they hold NaNs. Reads of
-// one warp say nothing about the other three, so each has to release the operands after its own wait.
+// wgmma by the layouts of the PTX manual. Each warp multiplies its own 16 rows: it reads shared memory at the
+// issue or only when it waits, and writes its accumulators when it waits; in between they hold NaNs, and A's
+// registers must stay as they are. Reads of one warp say nothing about the other three, so each has to
+// release the operands after its own wait.
 
 #include "recurformer/arch/simulator/proxy.hpp"
 #include "recurformer/arch/simulator/warpgroup.hpp"
@@ -104,6 +105,11 @@ struct RegisterRange {
 };
 using RegisterRanges = std::array<RegisterRange, 4>;
 
+inline bool names(const RegisterRanges& ranges, const void* registers, std::size_t bytes) {
+  return std::any_of(ranges.begin(), ranges.end(),
+                     [&](const RegisterRange& range) { return range.contains(registers, bytes); });
+}
+
 /// What the warps of a block have given to their tensor cores.
 class Multiplies : public Unit {
  public:
@@ -137,21 +143,20 @@ class Multiplies : public Unit {
   }
 
   void issue(int warp, const Shape& shape, const Operands* const* lanes, bool reads_now) {
-    Multiply multiply{
-        .d = accumulator(warp, shape, lanes), .shape = shape, .operands = *lanes[0], .a = {}, .b = {}};
+    Multiply multiply{.d = accumulator(warp, shape, lanes),
+                      .shape = shape,
+                      .operands = *lanes[0],
+                      .a_lanes = {},
+                      .a = {},
+                      .b = {}};
     ++multiply.d->pending;
-    if (lanes[0]->a_registers) {
-      multiply.a.resize(16 * 16);
+    if (lanes[0]->a_registers)
       for (int l = 0; l < warp_size; ++l) {
-        check_fenced(warp, l, lanes[l]->a_registers, 16, true, shape.caller);
-        for (int e = 0; e < 8; ++e) {
-          const std::uint32_t pair = lanes[l]->a_registers[e / 2];
-          const int row = l / 4 + 8 * (e / 2 % 2), k = 2 * (l % 4) + e % 2 + 8 * (e / 4);
-          multiply.a[static_cast<std::size_t>(16 * row + k)] =
-              shape.convert(static_cast<std::uint16_t>(pair >> (16 * (e % 2))));
-        }
+        check_fenced(warp, l, lanes[l]->a_registers, sizeof(Left::content), true, shape.caller);
+        Left& left = multiply.a_lanes.emplace_back();
+        left.registers = lanes[l]->a_registers;
+        std::memcpy(left.content, left.registers, sizeof left.content);
       }
-    }
     if (reads_now) multiply.read(warp);
     queue(warp).open.push_back(std::move(multiply));
   }
@@ -166,6 +171,7 @@ class Multiplies : public Unit {
     Queue& own = queue(warp);
     for (; own.committed.size() > newest; own.committed.pop_front())
       for (Multiply& multiply : own.committed.front()) {
+        multiply.check_a(lanes);
         multiply.read(warp);
         multiply.compute();
         --multiply.d->pending;
@@ -207,23 +213,50 @@ class Multiplies : public Unit {
     std::size_t bytes() const { return static_cast<std::size_t>(columns / 2) * sizeof(float); }
   };
 
+  /// A lane's registers of A, and what they held at the issue.
+  struct Left {
+    const std::uint32_t* registers = nullptr;
+    std::uint32_t content[4] = {};
+  };
+
   struct Multiply {
     Accumulator* d = nullptr;
     Shape shape;
     Operands operands;
-    std::vector<float> a;  ///< (16, 16), the warp's rows, once read
-    std::vector<float> b;  ///< (16, columns), once read
+    std::vector<Left> a_lanes;  ///< of each lane, if A is in registers
+    std::vector<float> a;       ///< (16, 16), the warp's rows, once read
+    std::vector<float> b;       ///< (16, columns), once read
+
+    /// The wait that ends this names A's registers, which nobody has written since the issue.
+    void check_a(const RegisterRanges* const* lanes) const {
+      for (std::size_t l = 0; l < a_lanes.size(); ++l) {
+        if (!names(*lanes[l], a_lanes[l].registers, sizeof(Left::content)))
+          throw SimulationError(text("wait_for_multiplies ends the multiplies begun at ", place(shape.caller),
+                                     "; name the registers of their A in it, so that the compiler writes "
+                                     "them after"));
+        if (std::memcmp(a_lanes[l].registers, a_lanes[l].content, sizeof(Left::content)) != 0)
+          throw SimulationError(text("the registers of A of multiply_add_64xNx16 at ", place(shape.caller),
+                                     " were written before the wait for it"));
+      }
+    }
 
     void read(int warp) {
       if (a.empty()) {
         a.resize(16 * 16);
-        SharedOperand(operands.a, shape.major_a, 64, shape.caller)
-            .read(
-                warp % 4 * 16, 16,
-                [this](int m, int k, std::uint16_t bits) {
-                  a[static_cast<std::size_t>(16 * m + k)] = shape.convert(bits);
-                },
-                shape.caller);
+        for (std::size_t l = 0; l < a_lanes.size(); ++l)
+          for (std::size_t e = 0; e < 8; ++e) {
+            const std::size_t row = l / 4 + 8 * (e / 2 % 2), k = 2 * (l % 4) + e % 2 + 8 * (e / 4);
+            a[16 * row + k] =
+                shape.convert(static_cast<std::uint16_t>(a_lanes[l].content[e / 2] >> (16 * (e % 2))));
+          }
+        if (a_lanes.empty())
+          SharedOperand(operands.a, shape.major_a, 64, shape.caller)
+              .read(
+                  warp % 4 * 16, 16,
+                  [this](int m, int k, std::uint16_t bits) {
+                    a[static_cast<std::size_t>(16 * m + k)] = shape.convert(bits);
+                  },
+                  shape.caller);
       }
       if (b.empty()) {
         b.resize(static_cast<std::size_t>(16 * shape.columns));
@@ -324,8 +357,7 @@ class Multiplies : public Unit {
     for (int l = 0; l < warp_size; ++l) {
       float* const registers = done.registers[static_cast<std::size_t>(l)];
       const RegisterRange range{registers, done.bytes()};
-      if (std::none_of(lanes[l]->begin(), lanes[l]->end(),
-                       [&](const RegisterRange& named) { return named.contains(registers, range.bytes); }))
+      if (!names(*lanes[l], registers, range.bytes))
         throw SimulationError(text("wait_for_multiplies ends the multiplies begun at ", place(done.caller),
                                    "; name their accumulators in it, so that the compiler reads them after"));
       for (int i = 0; i < done.columns / 2; ++i) {
