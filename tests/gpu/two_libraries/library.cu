@@ -2,11 +2,14 @@
 // include the library's headers, instantiate the same templates, and have a kernel of their own, user::Scale:
 // by accident of the same name, but this library's multiplies by LIBRARY_FACTOR. LIBRARY_NAME begins the
 // names of what it exports.
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <vector>
 
-#include "recurformer/cuda.cuh"
+#include "recurformer/cuda/device.cuh"
+#include "recurformer/cuda/device_array.hpp"
+#include "recurformer/cuda/embedding.hpp"
 
 namespace user {
 
