@@ -11,6 +11,7 @@
 #endif
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <new>
 #include <string>
@@ -34,12 +35,16 @@ class Simulated {
   void launch(const arch::LaunchShape& shape, const typename K::Parameters& parameters) {
     static_assert(arch::least_compute_capability<K>() <= simulated_compute_capability,
                   "recurformer: the simulator has the instructions of compute capability 9.0");
+    ++launches_;
     arch::simulator::Grid grid(
         shape.blocks, K::threads, static_cast<std::size_t>(shape.shared_bytes), shape.cooperative,
         [](const void* p) { K::run(*static_cast<const typename K::Parameters*>(p)); }, &parameters, options_,
         K::blocks_per_multiprocessor);
     grid.run();
   }
+
+  /// Kernels launched so far: what a GPU would spend some microseconds on each.
+  std::int64_t launches() const { return launches_; }
 
   std::string description() const { return "simulated (CUDA kernels on the CPU, thread by thread)"; }
   /// That of an H100, all of whose instructions are simulated.
@@ -74,6 +79,7 @@ class Simulated {
   static constexpr int simulated_compute_capability = 90;
   static constexpr std::align_val_t alignment{256};
   arch::SimulatorOptions options_;
+  std::int64_t launches_ = 0;
 };
 
 }  // namespace rf
