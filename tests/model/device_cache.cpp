@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -174,6 +176,38 @@ TEST_CASE("device cache, simulated: what one backend has saved the other one con
   };
   check_way(on_device, on_device.make_cache(options), on_host, on_host.make_cache(options));
   check_way(on_host, on_host.make_cache(options), on_device, on_device.make_cache(options));
+}
+
+TEST_CASE("device model, simulated: prefill and teacher-forced decode agree with the CPU's") {
+  rf::Simulated device({.seed = 6});
+  const auto host = host_weights();
+  SimulatedModel on_device(device, host);
+  CpuModel on_host = cpu_model();
+  auto device_memory = on_device.make_cache();
+  auto host_memory = on_host.make_cache();
+  const Tokens text = random_tokens(37 + 16, 8);
+  int clear = 0;
+  for (std::size_t length = 37, done = 0; length <= text.size(); done = length++) {
+    CAPTURE(length);
+    const Expected expected(host, std::span(text).first(length));
+    const auto next = std::span(text).subspan(done, length - done);
+    const std::vector<float> ours = feed(on_device, device_memory, next),
+                             theirs = feed(on_host, host_memory, next);
+    CHECK(expected.allows(ours));
+    CHECK(expected.allows(theirs));
+    double apart = 0;
+    for (std::size_t i = 0; i < ours.size(); ++i)
+      apart = std::max(apart, static_cast<double>(std::abs(ours[i] - theirs[i])));
+    CHECK(apart <= expected.allowance);  // closer than the rule for each would have them
+    if (!expected.is_clear()) continue;
+    ++clear;
+    const auto best = [](const std::vector<float>& logits) {
+      return static_cast<rf::Token>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    };
+    CHECK(best(ours) == expected.best());
+    CHECK(best(theirs) == expected.best());
+  }
+  CHECK(clear > 0);
 }
 
 TEST_CASE("device cache, simulated: files and caches of another layout are refused, and change nothing") {

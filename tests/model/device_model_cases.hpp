@@ -22,33 +22,40 @@
 
 namespace device_model {
 
-inline double to_bf16(double value) { return rf::convert<double>(rf::convert<rf::bf16>(value)); }
+/// What storing it in T makes of a number.
+template <class T>
+double rounded_to(double value) {
+  return rf::convert<double>(rf::convert<T>(value));
+}
 
-/// The last row of logits by definition, and how far a plain implementation in bf16 is from it.
+/// The last row of logits by definition, and how far one may be from it.
 struct Expected {
-  template <class AnyWeights>
-  Expected(const AnyWeights& weights, std::span<const rf::Token> tokens)
-      : exact(last(rf::reference::logits(weights, tokens))),
-        plain_error(error(last(rf::reference::logits(weights, tokens, to_bf16)))) {
+  template <class Set, class Precision>
+  Expected(const rf::ModelWeights<Set, Precision>& weights, std::span<const rf::Token> tokens)
+      : exact(last(rf::reference::logits(weights, tokens))) {
+    using T = typename Precision::Weight;
+    double largest = 0;
     for (const double x : exact) largest = std::max(largest, std::abs(x));
+    const double two_units = largest * (rf::dtype_of<T> == rf::DType::BF16 ? 0x1p-7 : 0x1p-10);
+    allowance = 2 * error(last(rf::reference::logits(weights, tokens, rounded_to<T>))) + two_units;
   }
-  /// The two-times rule: worst error, and two units in the last place of bf16 at the largest logit.
   bool allows(std::span<const float> logits) const {
-    return error({logits.begin(), logits.end()}) <= 2 * plain_error + largest * 0x1p-7;
+    return error({logits.begin(), logits.end()}) <= allowance;
   }
   /// True if the best token leads by more than twice what is allowed, so that rounding cannot change it.
   bool is_clear() const {
     std::vector<double> sorted = exact;
     std::sort(sorted.rbegin(), sorted.rend());
-    return sorted[0] - sorted[1] > 2 * (2 * plain_error + largest * 0x1p-7);
+    return sorted[0] - sorted[1] > 2 * allowance;
   }
   rf::Token best() const {
     return static_cast<rf::Token>(std::max_element(exact.begin(), exact.end()) - exact.begin());
   }
 
   std::vector<double> exact;
-  double plain_error;
-  double largest = 0;
+  /// The two-times rule: twice the worst error of a plain implementation in the same precision, and two units
+  /// in its last place at the largest logit.
+  double allowance;
 
  private:
   static std::vector<double> last(const std::vector<double>& logits) {
@@ -274,7 +281,7 @@ void check_layer(Device& device) {
     for (const auto value : x[s]) exact[s].push_back(rf::convert<double>(value));
     plain[s] = exact[s];
     rf::reference::forward_layer(weights, OneLayer::shape, exact[s]);
-    rf::reference::forward_layer(weights, OneLayer::shape, plain[s], to_bf16);
+    rf::reference::forward_layer(weights, OneLayer::shape, plain[s], rounded_to<rf::bf16>);
   }
 
   const auto part_of = [&](int s, std::int64_t first, std::int64_t rows) {
