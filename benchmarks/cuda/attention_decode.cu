@@ -1,5 +1,6 @@
 // Attention of one new token per sequence over 1k to 128k cached ones: the bytes of keys and values are the
-// work. Groups of four queries at d_head 128 as in large models, one query per group at d_head 64.
+// work. Groups of four queries at d_head 128 as in large models, one query per group at d_head 64, where 64
+// sequences of 128k keys are 64 GiB.
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -33,11 +34,9 @@ void decode(benchmark::State& state) {
 }
 
 void add_sizes(benchmark::internal::Benchmark* b, int groups, int queries) {
-  constexpr std::int64_t most_cached = std::int64_t{1} << 20;  // of all sequences
   b->ArgNames({"keys", "groups", "queries", "sequences"});
   for (const std::int64_t keys : {1024, 4096, 16384, 131072})
-    for (const std::int64_t sequences : {1, 8, 64})
-      if (keys * sequences <= most_cached) b->Args({keys, groups, queries, sequences});
+    for (const std::int64_t sequences : {1, 8, 64}) b->Args({keys, groups, queries, sequences});
 }
 
 [[maybe_unused]] const bool registered = [] {

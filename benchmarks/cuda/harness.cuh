@@ -150,6 +150,17 @@ benchmark::internal::Benchmark* add(const std::string& name, Body body) {
       ->ReportAggregatesOnly(true);
 }
 
+/// The same for kernels of sm_90a, which other GPUs report as an error of these rows.
+template <class Body>
+benchmark::internal::Benchmark* add_hopper(const std::string& name, Body body) {
+  return add(name, [body](benchmark::State& state) {
+    if (gpu().compute_capability() == 90)
+      body(state);
+    else
+      state.SkipWithError("takes compute capability 9.0");
+  });
+}
+
 }  // namespace rf::benchmarks
 
 #endif  // RECURFORMER_BENCHMARKS_CUDA_HARNESS_CUH

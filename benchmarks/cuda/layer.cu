@@ -73,7 +73,7 @@ void add_plan(const std::string& name, int attention_groups) {
       add("layer_decode/" + name, [=](benchmark::State& state) { decode(state, attention_groups); });
   decoding->ArgNames({"past", "sequences"})->Repetitions(3);
   for (const std::int64_t past : {1024, 8192, 32768})
-    for (const std::int64_t sequences : {1, 8}) decoding->Args({past, sequences});
+    for (const std::int64_t sequences : {1, 2, 4, 8}) decoding->Args({past, sequences});
 }
 
 [[maybe_unused]] const bool registered = [] {
