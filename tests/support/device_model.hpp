@@ -45,6 +45,8 @@ rf::ModelWeights<typename SpecType::Kinds, typename SpecType::Precision> random_
       };
       if (parameter.dtype == rf::DType::F32)
         moved(static_cast<float*>(parameter.data)[i]);
+      else if (parameter.dtype == rf::DType::F16)
+        moved(static_cast<rf::fp16*>(parameter.data)[i]);
       else
         moved(static_cast<rf::bf16*>(parameter.data)[i]);
     }
