@@ -1,8 +1,7 @@
 // Attention on the CPU: prefill and training forward, backward, decoding, streaming heads, for the widths of
 // large models and for the demo's, against this machine's ceilings.
-//   share  time the ceilings allow / time taken; operations or bytes, whichever takes longer
-// Operations count two products per visible (query, key) pair forward and five backward; exponentials count
-// as nothing. Decoding counts every cached row read once; the caches are larger than the last-level cache.
+// Operations count two products per visible (query, key) pair forward and five backward, exponentials one per
+// pair. Decoding counts every visible cached row read once; the caches are larger than the last-level cache.
 
 #include <benchmark/benchmark.h>
 
@@ -114,6 +113,23 @@ struct Pages {
   std::vector<rf::cpu::FieldView> fields;
 };
 
+/// Rings of keys and of values for every sequence.
+template <int D, class Cache>
+struct Rings {
+  Rings(const Sizes& size, const AttentionMask& mask) {
+    const std::int64_t ring = size.groups * (mask.sink + mask.window) * D;
+    memory = rf::cpu::AlignedBuffer<Cache>(static_cast<std::size_t>(2 * size.sequences * ring));
+    for (std::int64_t i = 0; i < 2 * size.sequences * ring; ++i)
+      memory.data()[i] = rf::convert<Cache>(static_cast<float>(i % 61) * 0.05f - 1.5f);
+    for (std::int64_t i = 0; i < 2 * size.sequences; ++i)
+      fields.push_back({.data = memory.data() + i * ring, .capacity = mask.window});
+  }
+  rf::cpu::CacheView view() const { return {.fields = fields, .fields_per_sequence = 2}; }
+
+  rf::cpu::AlignedBuffer<Cache> memory;
+  std::vector<rf::cpu::FieldView> fields;
+};
+
 /// (query, key) pairs that the mask lets through, over all sequences and heads.
 double visible_pairs(const Sizes& size, const AttentionMask& mask, std::int64_t past) {
   double pairs = 0;
@@ -122,11 +138,18 @@ double visible_pairs(const Sizes& size, const AttentionMask& mask, std::int64_t 
   return pairs * static_cast<double>(size.sequences * size.groups * size.queries);
 }
 
+/// Work of so many products per visible pair.
+template <int D>
+rf::benchmarks::Work work(const Sizes& size, const AttentionMask& mask, std::int64_t past, int products) {
+  const double pairs = visible_pairs(size, mask, past);
+  return {.operations = pairs * products * 2 * D, .exponentials = pairs};
+}
+
 template <int D>
 void run_forward(benchmark::State& state, const AttentionMask& mask) {
   const Sizes size(state);
   Activations<D> a(size, 0);
-  measure(state, {.operations = visible_pairs(size, mask, 0) * 4 * D},
+  measure(state, work<D>(size, mask, 0, 2),
           [&] { rf::cpu::AttentionForward<D, float>(a.forward, mask, false).run(); });
 }
 
@@ -135,8 +158,7 @@ void run_backward(benchmark::State& state, const AttentionMask& mask) {
   const Sizes size(state);
   Activations<D> a(size, 0);
   rf::cpu::AttentionForward<D, float>(a.forward, mask, false).run();
-  measure(state, {.operations = visible_pairs(size, mask, 0) * 10 * D},
-          [&] { rf::cpu::attention_run_backward<D>(a.backward, mask); });
+  measure(state, work<D>(size, mask, 0, 5), [&] { rf::cpu::attention_run_backward<D>(a.backward, mask); });
 }
 
 AttentionMask streaming_of(const benchmark::State& state) { return {.sink = 4, .window = state.range(4)}; }
@@ -158,19 +180,34 @@ void streaming_backward(benchmark::State& state) {
   run_backward<D>(state, streaming_of(state));
 }
 
+/// New tokens of every sequence on `cache`, which holds `past` tokens or the last of them.
+template <int D, class Cache>
+void run_decode(benchmark::State& state, const AttentionMask& mask, std::int64_t past,
+                const rf::cpu::CacheView& cache, bool ring) {
+  const Sizes size(state);
+  Activations<D> a(size, past);
+  a.forward.cache = cache;
+  a.forward.saved = nullptr;
+  std::int64_t rows = 0;
+  for (const rf::KeyRange& range : mask.seen_by_any(past, past + size.tokens - 1)) rows += range.size();
+  auto at_least = work<D>(size, mask, past, 2);
+  at_least.bytes = static_cast<double>(size.sequences * size.groups * rows * 2 * D) * sizeof(Cache);
+  measure(state, at_least, [&] { rf::cpu::AttentionForward<D, Cache>(a.forward, mask, ring).run(); });
+}
+
 template <int D, class Cache>
 void decode(benchmark::State& state) {
   const Sizes size(state);
-  const std::int64_t past = size.past_or_window;
-  Activations<D> a(size, past);
-  const Pages<D, Cache> pages(size, past + size.tokens);
-  a.forward.cache = pages.view();
-  a.forward.saved = nullptr;
-  const double rows = static_cast<double>(size.sequences * size.groups * (past + size.tokens));
-  measure(state,
-          {.operations = visible_pairs(size, {}, past) * 4 * D,
-           .bytes = rows * 2 * D * static_cast<double>(sizeof(Cache))},
-          [&] { rf::cpu::AttentionForward<D, Cache>(a.forward, {}, false).run(); });
+  const Pages<D, Cache> pages(size, size.past_or_window + size.tokens);
+  run_decode<D, Cache>(state, {}, size.past_or_window, pages.view(), false);
+}
+
+/// Far behind the start, so that the ring is full.
+template <int D, class Cache>
+void streaming_decode(benchmark::State& state) {
+  const AttentionMask mask = streaming_of(state);
+  const Rings<D, Cache> rings(Sizes(state), mask);
+  run_decode<D, Cache>(state, mask, 4 * mask.window, rings.view(), true);
 }
 
 const std::vector<std::string> names = {"tokens", "groups", "queries", "sequences", "past_or_window"};
@@ -195,6 +232,8 @@ BENCHMARK(decode<128, rf::bf16>)
     ->Args({1, 8, 4, 1, 32767})
     ->Args({1, 4, 7, 1, 32767})
     ->Args({4, 8, 4, 1, 32764});
+BENCHMARK(streaming_decode<64, rf::bf16>)->Apply(settings)->Args({1, 14, 1, 64, 1024});
+BENCHMARK(streaming_decode<128, rf::bf16>)->Apply(settings)->Args({1, 8, 4, 64, 1024});
 
 }  // namespace
 

@@ -1,8 +1,12 @@
 #ifndef RECURFORMER_BENCHMARKS_CEILINGS_HPP
 #define RECURFORMER_BENCHMARKS_CEILINGS_HPP
 
-// What this machine can do at most, measured once per process on all threads of the default pool. Benchmarks
-// divide by it: a share of a ceiling means the same on every machine, a time does not.
+// What this machine can do at most, measured once per process on all threads of the default pool, and the
+// floor that it sets under the time of a piece of work. Every line of a benchmark prints
+//
+//   floor_us  the time the ceilings allow: the longest of operations, bytes and exponentials; the label says
+//             which of them it is
+//   share     the floor over the time taken; it means the same on every machine, a time does not
 
 #include <benchmark/benchmark.h>
 
@@ -10,9 +14,12 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/aligned_buffer.hpp"
+#include "recurformer/cpu/selective_scan.hpp"
 #include "recurformer/tile/simd.hpp"
 
 namespace rf::benchmarks {
@@ -60,6 +67,21 @@ inline void keep(float value) { asm volatile("" : : "g"(value) : "memory"); }
   keep(simd::reduce_add(total));
 }
 
+/// Exponentials per vector lane of one step of exponential_loop.
+inline constexpr int exponentials_per_step = 16;
+
+/// `steps` rounds of sixteen decays, the cheapest exponentials the library has, added up.
+[[gnu::noinline]] inline void exponential_loop(const float* rates, const float* delta, std::int64_t steps) {
+  simd::Vec sums[4] = {};
+  for (std::int64_t t = 0; t < steps; ++t) {
+    const simd::Vec step = simd::load(delta + t % 64 * simd::width);
+#pragma GCC unroll 16
+    for (int n = 0; n < exponentials_per_step; ++n)
+      sums[n % 4] += cpu::exp2_decay(step * simd::load(rates + n * simd::width));
+  }
+  keep(simd::reduce_add(sums[0] + sums[1] + sums[2] + sums[3]));
+}
+
 }  // namespace detail
 
 /// Floating-point operations per second of fused multiply-adds on registers.
@@ -90,30 +112,61 @@ inline double read_bandwidth() {
   return value;
 }
 
-/// Seconds that the ceilings allow for work of so many operations and bytes.
-inline double floor_seconds(double operations, double bytes) {
-  return std::max(operations / peak_flops(), bytes / read_bandwidth());
+/// Exponentials per second of arguments that are at hand.
+inline double peak_exponentials() {
+  static const double value = [] {
+    constexpr std::int64_t steps = 20'000;
+    const std::vector<float> rates(detail::exponentials_per_step * simd::width, -0.7f);
+    const std::vector<float> delta(64 * simd::width, 0.3f);
+    const int threads = default_pool().threads();
+    const double seconds = fastest(40, [&] {
+      parallel_for(threads,
+                   [&](std::int64_t) { detail::exponential_loop(rates.data(), delta.data(), steps); });
+    });
+    return static_cast<double>(threads * steps * detail::exponentials_per_step * simd::width) / seconds;
+  }();
+  return value;
 }
 
 /// What one iteration of a benchmark has to do at least.
 struct Work {
-  double operations = 0;  ///< floating-point
-  double bytes = 0;       ///< read or written once each
+  double operations = 0;    ///< floating-point, in multiply-adds
+  double bytes = 0;         ///< read or written once each
+  double exponentials = 0;  ///< numbers of which the exponential is taken
 };
 
-/// Times body() and reports GFLOP/s, GB/s and `share`: the time the ceilings allow over the time taken. Use
-/// with UseRealTime().
+/// The time the ceilings allow for some work, and what sets it.
+struct Floor {
+  double seconds = 0;
+  std::string limit = {};
+};
+
+inline Floor floor_of(const Work& work) {
+  Floor floor{work.operations / peak_flops(), "floor: operations"};
+  const auto raise = [&](double seconds, const char* limit) {
+    if (seconds > floor.seconds) floor = {seconds, limit};
+  };
+  raise(work.bytes / read_bandwidth(), "floor: bytes");
+  raise(work.exponentials / peak_exponentials(), "floor: exponentials");
+  return floor;
+}
+
+/// Times body() and reports the floor, the share of it reached, and the rates of whatever the work counts.
+/// Use with UseRealTime().
 template <class Body>
-void measure(benchmark::State& state, Work work, Body&& body) {
-  const double floor = floor_seconds(work.operations, work.bytes);
+void measure(benchmark::State& state, const Work& work, Body&& body) {
+  const Floor floor = floor_of(work);
   body();  // the first call grows scratch memory
   const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) body();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
                          static_cast<double>(state.iterations());
+  state.SetLabel(floor.limit);
+  state.counters["floor_us"] = floor.seconds * 1e6;
+  state.counters["share"] = floor.seconds / seconds;
   if (work.operations > 0) state.counters["GFLOP/s"] = work.operations / seconds * 1e-9;
   if (work.bytes > 0) state.counters["GB/s"] = work.bytes / seconds * 1e-9;
-  state.counters["share"] = floor / seconds;
+  if (work.exponentials > 0) state.counters["Gexp/s"] = work.exponentials / seconds * 1e-9;
 }
 
 }  // namespace rf::benchmarks

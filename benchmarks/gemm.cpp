@@ -1,5 +1,4 @@
 // Matrix products of training (gemm) and of inference (PackedMatrix) against this machine's ceilings.
-//   share  time the ceilings allow / time taken; operations or bytes, whichever takes longer
 // Inference cycles through weights of more than 256 MiB, so that they come from memory as in a real model.
 
 #include "recurformer/cpu/gemm.hpp"

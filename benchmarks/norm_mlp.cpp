@@ -1,7 +1,6 @@
 // RMSNorm, SwiGLU, rotary positions and the losses, forward and backward, against this machine's ceilings.
-//   share  time that reading and writing the operands once takes at read bandwidth / time taken
-// Operands total more than the caches hold; below 1 because writing costs more than reading, and where the
-// exponentials take longer than the memory.
+// The floor is that of reading and writing the operands once, which total more than the caches hold, or of
+// one exponential per element. Shares stay below 1 also because writing costs more than reading.
 
 #include <benchmark/benchmark.h>
 
@@ -26,9 +25,10 @@ std::vector<float> numbers(std::int64_t count) {
   return out;
 }
 
-/// Work of reading or writing `count` floats.
-rf::benchmarks::Work floats(std::int64_t count) {
-  return {.bytes = static_cast<double>(count) * sizeof(float)};
+/// Work of reading or writing `count` floats and taking so many exponentials.
+rf::benchmarks::Work floats(std::int64_t count, std::int64_t exponentials = 0) {
+  return {.bytes = static_cast<double>(count) * sizeof(float),
+          .exponentials = static_cast<double>(exponentials)};
 }
 
 void rms_norm(benchmark::State& state) {
@@ -54,7 +54,7 @@ void swiglu(benchmark::State& state) {
   const std::int64_t width = state.range(0);
   const auto projected = numbers(rows * 2 * width);
   std::vector<float> act(static_cast<std::size_t>(rows * width));
-  measure(state, floats(3 * rows * width), [&] {
+  measure(state, floats(3 * rows * width, rows * width), [&] {
     rf::cpu::swiglu(projected.data(), projected.data() + width, 2 * width, rows, width, act.data());
   });
 }
@@ -63,7 +63,7 @@ void swiglu_backward(benchmark::State& state) {
   const std::int64_t width = state.range(0);
   const auto projected = numbers(rows * 2 * width), d_act = numbers(rows * width);
   std::vector<float> gradient(projected.size());
-  measure(state, floats(5 * rows * width), [&] {
+  measure(state, floats(5 * rows * width, rows * width), [&] {
     rf::cpu::swiglu_backward(projected.data(), projected.data() + width, 2 * width, d_act.data(), rows, width,
                              gradient.data(), gradient.data() + width);
   });
@@ -86,7 +86,8 @@ void loss_with_gradient(benchmark::State& state, bool teacher) {
   const auto teacher_logits = numbers(teacher ? tokens * vocabulary : 0);
   const std::vector<std::int32_t> targets(static_cast<std::size_t>(tokens), 1);
   std::vector<float> gradient(logits.size());
-  measure(state, floats((teacher ? 3 : 2) * tokens * vocabulary), [&] {
+  const std::int64_t rows_read = teacher ? 2 : 1;  // of logits; one of gradients is written
+  measure(state, floats((rows_read + 1) * tokens * vocabulary, rows_read * tokens * vocabulary), [&] {
     benchmark::DoNotOptimize(
         rf::cpu::next_token_loss({.rows = tokens,
                                   .vocabulary = vocabulary,

@@ -1,11 +1,7 @@
 // The selective scan on the CPU, alone and as whole Mamba heads (convolution, projections, scan, gate),
-// forward and backward. What limits it is the exponential of every state, so each line prints
-//
-//   token_channels  tokens · channels per second
-//   of_exponentials time that nothing but the decays' exponentials take, measured here, over the time it took
-//   of_bytes        time to move the inputs and outputs once at the read bandwidth, over the time it took
-//
-// Backward computes the same number of exponentials, once.
+// forward, backward and decoding, against this machine's ceilings. What mostly limits it is the exponential
+// of every state, which backward takes once as well. Bytes are inputs and outputs moved once; decoding also
+// reads and writes every state.
 
 #include "recurformer/cpu/selective_scan.hpp"
 
@@ -25,35 +21,10 @@
 
 namespace {
 
+using rf::benchmarks::measure;
 using rf::cpu::SelectiveScan, rf::cpu::SelectiveScanGradient;
 
 constexpr int states = 16;
-
-/// Decays of `steps` tokens of one vector of channels, summed up: all work of a scan but the scan.
-[[gnu::noinline]] void exponentials(const float* rates, const float* delta, std::int64_t steps) {
-  rf::simd::Vec sums[4] = {};
-  for (std::int64_t t = 0; t < steps; ++t) {
-    const rf::simd::Vec step = rf::simd::load(delta + t % 64 * rf::simd::width);
-#pragma GCC unroll 16
-    for (int n = 0; n < states; ++n)
-      sums[n % 4] += rf::cpu::exp2_decay(step * rf::simd::load(rates + n * rf::simd::width));
-  }
-  rf::benchmarks::detail::keep(rf::simd::reduce_add(sums[0] + sums[1] + sums[2] + sums[3]));
-}
-
-/// Token-channels per second that the exponentials allow on all threads of the pool.
-double exponential_ceiling() {
-  static const double value = [] {
-    constexpr std::int64_t steps = 20'000;
-    std::vector<float> rates(states * rf::simd::width, -0.7f), delta(64 * rf::simd::width, 0.3f);
-    const int threads = rf::default_pool().threads();
-    const double seconds = rf::benchmarks::fastest(40, [&] {
-      rf::parallel_for(threads, [&](std::int64_t) { exponentials(rates.data(), delta.data(), steps); });
-    });
-    return static_cast<double>(threads * steps * rf::simd::width) / seconds;
-  }();
-  return value;
-}
 
 std::vector<float> uniform(std::int64_t count, double low, double high) {
   rf::Random random(static_cast<std::uint64_t>(count));
@@ -112,21 +83,19 @@ class Work {
   std::vector<float> state_, d_state_, d_a_, d_skip_, chunk_states_;
 };
 
-/// A layer of independent heads, d_head wide, one sequence.
+/// A layer of independent heads, d_head wide: `sequences` of them, `rows` tokens each.
 class Heads {
  public:
   using Mixer = rf::Mamba<>;
   using Kernel = rf::cpu::MixerKernel<Mixer>;
   using Widths = std::integer_sequence<int, 64, 128>;
 
-  Heads(int d_head, int heads, std::int64_t rows)
+  Heads(int d_head, int heads, std::int64_t rows, std::int64_t sequences = 1)
       : shape_{.d_model = d_head, .d_head = d_head},
-        sequences_{{.first_row = 0, .rows = rows, .position = 0}},
-        projected_(uniform(rows * 2 * heads * d_head, -1, 1)),
-        out_(static_cast<std::size_t>(rows * heads * d_head), 0.1f),
-        d_out_(out_),
-        d_projected_(projected_.size()),
-        saved_(static_cast<std::size_t>(Kernel::saved_size(Mixer{}, shape_, heads, sequences_))) {
+        projected_(uniform(sequences * rows * 2 * heads * d_head, -1, 1)),
+        out_(static_cast<std::size_t>(sequences * rows * heads * d_head), 0.1f) {
+    for (std::int64_t s = 0; s < sequences; ++s)
+      sequences_.push_back({.first_row = s * rows, .rows = rows, .position = 0});
     rf::Random random(1);
     for (int i = 0; i < heads; ++i) groups_.push_back(i);
     for (const rf::ParameterSpec& parameter : Mixer{}.parameters(shape_)) {
@@ -139,18 +108,38 @@ class Heads {
     }
     for (auto& values : local_) pointers_.push_back(values.data());
     for (auto& values : d_local_) d_pointers_.push_back(values.data());
-    forward(true);
   }
 
-  void forward(bool save) {
+  /// Makes room for backward and saves what it needs.
+  void prepare_backward() {
+    d_out_ = out_;
+    d_projected_.resize(projected_.size());
+    saved_.resize(static_cast<std::size_t>(
+        Kernel::saved_size(Mixer{}, shape_, static_cast<std::int64_t>(groups_.size()), sequences_)));
+    forward();
+  }
+  /// Gives every sequence a cache, which each forward goes on from. Returns its bytes.
+  double prepare_cache() {
+    std::int64_t floats = 0;
+    for (std::size_t s = 0; s < sequences_.size(); ++s)
+      for (const rf::CacheField& field : Mixer{}.cache_fields(shape_)) {
+        const std::int64_t size = static_cast<std::int64_t>(groups_.size()) * field.slice.size();
+        fields_.push_back({.data = states_.emplace_back(static_cast<std::size_t>(size)).data()});
+        floats += size;
+      }
+    return static_cast<double>(floats) * sizeof(float);
+  }
+
+  void forward() {
     const std::int64_t width = static_cast<std::int64_t>(groups_.size()) * shape_.d_head;
     Kernel::forward<rf::Fp32, Widths>(Mixer{}, {.shape = shape_,
                                                 .groups = groups_,
                                                 .sequences = sequences_,
                                                 .projected = {projected_.data(), 2 * width},
                                                 .local = pointers_,
+                                                .cache = cache(),
                                                 .out = {out_.data(), width},
-                                                .saved = save ? saved_.data() : nullptr});
+                                                .saved = saved_.empty() ? nullptr : saved_.data()});
   }
   void backward() {
     const std::int64_t width = static_cast<std::int64_t>(groups_.size()) * shape_.d_head;
@@ -167,8 +156,14 @@ class Heads {
   }
 
  private:
+  rf::cpu::CacheView cache() const {
+    return {.fields = fields_, .fields_per_sequence = fields_.size() / sequences_.size()};
+  }
+
   rf::HeadShape shape_;
   std::vector<rf::SequenceRows> sequences_;
+  std::vector<rf::cpu::FieldView> fields_;
+  std::vector<std::vector<float>> states_;
   std::vector<int> groups_;
   std::vector<float> projected_, out_, d_out_, d_projected_, saved_;
   std::vector<std::vector<float>> local_, d_local_;
@@ -176,49 +171,53 @@ class Heads {
   std::vector<float*> d_pointers_;
 };
 
-/// Adds the counters; floats_moved: inputs and outputs of one iteration.
-void report(benchmark::State& state, double token_channels, double floats_moved) {
-  const auto iterations = static_cast<double>(state.iterations());
-  const auto rate = [&](double value) {
-    return benchmark::Counter(value * iterations, benchmark::Counter::kIsRate);
-  };
-  state.counters["token_channels"] = rate(token_channels);
-  state.counters["of_exponentials"] = rate(token_channels / exponential_ceiling());
-  state.counters["of_bytes"] = rate(4 * floats_moved / rf::benchmarks::read_bandwidth());
+/// Work of a scan over so many tokens times channels that moves so many floats.
+rf::benchmarks::Work work_of(double token_channels, double floats_moved) {
+  return {.bytes = 4 * floats_moved, .exponentials = states * token_channels};
 }
 
 void scan_forward(benchmark::State& state) {
   const auto channels = state.range(0), rows = state.range(1);
   Work work(channels, rows);
-  for (auto _ : state) rf::cpu::selective_scan<states>(work.scan);
   const auto tokens = static_cast<double>(rows), width = static_cast<double>(channels);
-  report(state, tokens * width, tokens * (3 * width + 2 * states));
+  measure(state, work_of(tokens * width, tokens * (3 * width + 2 * states)),
+          [&] { rf::cpu::selective_scan<states>(work.scan); });
 }
 
 void scan_backward(benchmark::State& state) {
   const auto channels = state.range(0), rows = state.range(1);
   Work work(channels, rows);
-  for (auto _ : state) rf::cpu::selective_scan_backward<states>(work.gradient);
   const auto tokens = static_cast<double>(rows), width = static_cast<double>(channels);
   constexpr double saved = static_cast<double>(states) / rf::cpu::scan_chunk;
-  report(state, tokens * width, tokens * ((5 + saved) * width + 4 * states));
+  measure(state, work_of(tokens * width, tokens * ((5 + saved) * width + 4 * states)),
+          [&] { rf::cpu::selective_scan_backward<states>(work.gradient); });
 }
 
 void heads_forward(benchmark::State& state) {
   const auto d_head = state.range(0), heads = state.range(1), rows = state.range(2);
   Heads work(static_cast<int>(d_head), static_cast<int>(heads), rows);
-  for (auto _ : state) work.forward(false);
   const auto token_channels = static_cast<double>(rows * d_head * heads);
-  report(state, token_channels, 3 * token_channels);
+  measure(state, work_of(token_channels, 3 * token_channels), [&] { work.forward(); });
 }
 
 void heads_backward(benchmark::State& state) {
   const auto d_head = state.range(0), heads = state.range(1), rows = state.range(2);
   Heads work(static_cast<int>(d_head), static_cast<int>(heads), rows);
-  for (auto _ : state) work.backward();
+  work.prepare_backward();
   const auto token_channels = static_cast<double>(rows * d_head * heads);
   constexpr double saved = static_cast<double>(states) / rf::cpu::scan_chunk;
-  report(state, token_channels, (5 + saved) * token_channels);
+  measure(state, work_of(token_channels, (5 + saved) * token_channels), [&] { work.backward(); });
+}
+
+/// One token for every sequence of a batch.
+void heads_decode(benchmark::State& state) {
+  const auto d_head = state.range(0), heads = state.range(1), sequences = state.range(2);
+  Heads work(static_cast<int>(d_head), static_cast<int>(heads), 1, sequences);
+  const double cache = work.prepare_cache();
+  const auto token_channels = static_cast<double>(sequences * d_head * heads);
+  auto at_least = work_of(token_channels, 3 * token_channels);
+  at_least.bytes += 2 * cache;
+  measure(state, at_least, [&] { work.forward(); });
 }
 
 /// channels, tokens
@@ -236,6 +235,12 @@ void head_sizes(benchmark::internal::Benchmark* benchmark) {
 }
 BENCHMARK(heads_forward)->Apply(head_sizes);
 BENCHMARK(heads_backward)->Apply(head_sizes);
+BENCHMARK(heads_decode)  // d_head, heads, sequences
+    ->Args({64, 8, 1})
+    ->Args({64, 8, 64})
+    ->Args({128, 16, 1024})
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 // one head only: its channels are shared among the threads
 BENCHMARK(heads_forward)->Args({128, 1, 4096})->Unit(benchmark::kMillisecond)->UseRealTime();
 

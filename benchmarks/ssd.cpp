@@ -1,25 +1,28 @@
-// The SSD recurrence on the CPU: forward, backward and decoding, for the widths of large models and for the
-// demo's. Every line prints the share of its floor, max(operations / FMA peak, bytes / read bandwidth), both
-// ceilings measured on this machine; the label says which of the two it is. Operations are those of the
-// chunked algorithm with exact triangles; exponentials, copies and gates count as nothing. Decoding reads and
-// writes the states, and both count as read from memory: a few states stay in the cache and beat the floor.
+// The SSD recurrence on the CPU, forward, backward and decoding, and whole Mamba2 heads (rotary positions,
+// norm, gate) forward, for the widths of large models and for the demo's, against this machine's ceilings.
+// Operations are those of the chunked algorithm with exact triangles; copies count as nothing. Decoding reads
+// and writes the states, and both count as read from memory: a few states stay in the cache and beat the
+// floor.
 
 #include "recurformer/cpu/ssd.hpp"
 
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <utility>
 #include <vector>
 
 #include "ceilings.hpp"
+#include "recurformer/core/precision.hpp"
 #include "recurformer/core/random.hpp"
+#include "recurformer/cpu/mamba2_mixer.hpp"
 #include "recurformer/cpu/ssd_backward.hpp"
 
 namespace {
 
+using rf::benchmarks::measure;
 using rf::cpu::SsdGradient;
 using rf::cpu::SsdSequence;
 
@@ -86,22 +89,6 @@ class Work {
   std::vector<double> d_scalars_;
 };
 
-/// Times `body` and reports the fastest call: the share of the floor of so many operations and bytes, and
-/// tokens per second. Other work on the machine lengthens calls, it cannot shorten them.
-template <class Body>
-void measure(benchmark::State& state, double operations, double bytes, double tokens, Body&& body) {
-  double best = 1e30;
-  for (auto _ : state) {
-    const double seconds = rf::benchmarks::fastest(1, body);
-    state.SetIterationTime(seconds);
-    best = std::min(best, seconds);
-  }
-  const bool memory = bytes / rf::benchmarks::read_bandwidth() > operations / rf::benchmarks::peak_flops();
-  state.SetLabel(memory ? "floor: bytes" : "floor: operations");
-  state.counters["of_floor"] = rf::benchmarks::floor_seconds(operations, bytes) / best;
-  state.counters["tokens_per_s"] = tokens / best;
-}
-
 struct Sizes {
   explicit Sizes(const benchmark::State& state)
       : heads(static_cast<int>(state.range(0))), rows(state.range(1)), sequences(state.range(2)) {}
@@ -110,16 +97,21 @@ struct Sizes {
   double tokens() const { return static_cast<double>(rows * sequences); }
 };
 
+/// Forward of the recurrence: chunks are triangles, then every token meets the state.
+template <int P>
+rf::benchmarks::Work forward_work(const Sizes& size) {
+  constexpr double d = P, chunk = rf::cpu::ssd_chunk_rows(P);
+  const double heads = size.heads;
+  return {.operations = size.tokens() * (heads * (2 * d * (chunk + 1) + 2 * d * (d + 1)) + 2 * d * (d + 1)),
+          .bytes = size.tokens() * 4 * (2 * heads * d + 2 * d + 1)};
+}
+
 template <int P>
 void forward(benchmark::State& state) {
   const Sizes size(state);
   Work data(P, size.heads, size.rows, size.sequences);
   for (auto& s : data.work) s.chunk_states = nullptr;
-  constexpr double d = P, chunk = rf::cpu::ssd_chunk_rows(P);
-  const double heads = size.heads;
-  measure(state, size.tokens() * (heads * (2 * d * (chunk + 1) + 2 * d * (d + 1)) + 2 * d * (d + 1)),
-          size.tokens() * 4 * (2 * heads * d + 2 * d + 1), size.tokens(),
-          [&] { rf::cpu::ssd_forward<P>(data.work); });
+  measure(state, forward_work<P>(size), [&] { rf::cpu::ssd_forward<P>(data.work); });
 }
 
 template <int P>
@@ -129,8 +121,9 @@ void backward(benchmark::State& state) {
   rf::cpu::ssd_forward<P>(data.work);
   constexpr double d = P, chunk = rf::cpu::ssd_chunk_rows(P);
   const double heads = size.heads;
-  measure(state, size.tokens() * (heads * (5 * d * (chunk + 1) + 4 * d * d) + 4 * d * d),
-          size.tokens() * 4 * (3 * heads * d + 4 * d + 2 + d * (d + 1) / chunk), size.tokens(),
+  measure(state,
+          {.operations = size.tokens() * (heads * (5 * d * (chunk + 1) + 4 * d * d) + 4 * d * d),
+           .bytes = size.tokens() * 4 * (3 * heads * d + 4 * d + 2 + d * (d + 1) / chunk)},
           [&] { rf::cpu::ssd_backward<P>(data.work, data.gradients); });
 }
 
@@ -141,14 +134,56 @@ void decode(benchmark::State& state) {
   Work data(P, size.heads, 1, size.sequences);
   for (auto& s : data.work) s.chunk_states = nullptr;
   constexpr double d = P;
-  measure(state, size.tokens() * d * (d + 1) * (3 + 2 * size.heads), size.tokens() * 4 * 2 * d * (d + 1),
-          size.tokens(), [&] { rf::cpu::ssd_forward<P>(data.work); });
+  measure(state,
+          {.operations = size.tokens() * d * (d + 1) * (3 + 2 * size.heads),
+           .bytes = size.tokens() * 4 * 2 * d * (d + 1)},
+          [&] { rf::cpu::ssd_forward<P>(data.work); });
+}
+
+/// A whole mixer without a cache: one KV group per state, each a sequence of its own.
+template <int P>
+void mixer_forward(benchmark::State& state) {
+  using Mixer = rf::Mamba2<rf::SsdPolicy{.rope = true, .norm = true, .gate = rf::Gate::silu}>;
+  const Sizes size(state);
+  const rf::HeadShape shape{.d_model = P, .d_head = P, .queries_per_group = size.heads};
+  const std::int64_t width = rf::projection_width(Mixer{}, shape), rows = size.rows * size.sequences;
+  rf::Random random(1);
+  std::vector<float> projected(static_cast<std::size_t>(rows * width));
+  for (float& x : projected) x = static_cast<float>(random.uniform(0.0, 0.2));
+  std::vector<float> out(static_cast<std::size_t>(rows * shape.group_width()));
+  std::vector<std::vector<float>> local;
+  std::vector<const float*> pointers;
+  for (const rf::ParameterSpec& parameter : Mixer{}.parameters(shape)) {
+    if (parameter.role != rf::Role::local) continue;
+    auto& values = local.emplace_back(static_cast<std::size_t>(parameter.group_size(shape)));
+    parameter.initialise(values, shape, random);
+    pointers.push_back(values.data());
+  }
+  const std::vector<int> groups{0};
+  std::vector<rf::SequenceRows> sequences;
+  for (std::int64_t s = 0; s < size.sequences; ++s)
+    sequences.push_back({.first_row = s * size.rows, .rows = size.rows, .position = 0});
+  rf::cpu::RopeTable rope(P, shape.rope_base);
+  rope.reserve(size.rows);
+  const rf::cpu::ForwardArguments arguments{.shape = shape,
+                                            .groups = groups,
+                                            .sequences = sequences,
+                                            .projected = {.data = projected.data(), .stride = width},
+                                            .local = pointers,
+                                            .rope = &rope,
+                                            .out = {.data = out.data(), .stride = shape.group_width()}};
+  auto at_least = forward_work<P>(size);
+  at_least.bytes += static_cast<double>(rows * shape.group_width() * 4);    // z
+  at_least.exponentials = static_cast<double>(rows * shape.group_width());  // of its gate
+  measure(state, at_least, [&] {
+    rf::cpu::MixerKernel<Mixer>::forward<rf::Fp32, std::integer_sequence<int, P>>({}, arguments);
+  });
 }
 
 /// heads that share a state, tokens, states
 void sizes(benchmark::internal::Benchmark* run, std::initializer_list<std::vector<std::int64_t>> all) {
   for (const auto& one : all) run->Args(one);
-  run->ArgNames({"heads", "tokens", "states"})->Unit(benchmark::kMicrosecond)->UseManualTime();
+  run->ArgNames({"heads", "tokens", "states"})->Unit(benchmark::kMicrosecond)->UseRealTime();
 }
 
 BENCHMARK(forward<16>)->Apply([](auto* run) { sizes(run, {{2, 256, 32}}); });
@@ -159,6 +194,8 @@ BENCHMARK(forward<128>)->Apply([](auto* run) {
 BENCHMARK(backward<16>)->Apply([](auto* run) { sizes(run, {{2, 256, 32}}); });
 BENCHMARK(backward<64>)->Apply([](auto* run) { sizes(run, {{1, 2048, 8}, {4, 2048, 4}}); });
 BENCHMARK(backward<128>)->Apply([](auto* run) { sizes(run, {{4, 2048, 2}}); });
+BENCHMARK(mixer_forward<64>)->Apply([](auto* run) { sizes(run, {{4, 2048, 4}}); });
+BENCHMARK(mixer_forward<128>)->Apply([](auto* run) { sizes(run, {{4, 2048, 2}}); });
 BENCHMARK(decode<64>)->Apply([](auto* run) { sizes(run, {{1, 1, 16384}}); });
 BENCHMARK(decode<128>)->Apply([](auto* run) { sizes(run, {{1, 1, 4096}, {4, 1, 4096}, {4, 1, 8}}); });
 
