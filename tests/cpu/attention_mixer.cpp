@@ -33,11 +33,26 @@ TEST_CASE("attention: every way of cutting sequences, ragged batch, scattered gr
   Harness<Attention>({}, {.shape = shape(64, 3), .groups = {4}, .lengths = {67, 0, 5, 33}}).check_forward();
 }
 
+TEST_CASE("a layer of one KV group with several queries (MQA)") {
+  const rf::test::MixerCase what{.shape = shape(16, 5), .layer_groups = 1, .groups = {0}};
+  Harness<Attention>({}, what).check_forward();
+  Harness<Streaming>(streaming(2, 9), what).check_forward();
+  const rf::test::MixerCase tiny{.shape = shape(16, 5), .layer_groups = 1, .groups = {0}, .lengths = {7, 2}};
+  Harness<Attention>({}, tiny).check_backward();
+  Harness<Streaming>(streaming(1, 3), tiny).check_backward();
+}
+
 TEST_CASE("attention: more keys than a tile and than a page") {
   Harness<Attention> harness({}, {.shape = shape(16, 2), .groups = {1}, .lengths = {0, 301, 48, 129}});
   harness.check_chunks({256});
   harness.check_chunks({1, 255, 257, 300});
   harness.check_chunks({});
+}
+
+TEST_CASE("attention: heads 128 wide") {
+  rf::test::MixerHarness<Attention, rf::Fp32, std::integer_sequence<int, 128>>(
+      {}, {.shape = shape(128, 2), .groups = {2}, .lengths = {67, 0, 5, 33}})
+      .check_forward();
 }
 
 TEST_CASE("attention: huge and tiny activations") {
