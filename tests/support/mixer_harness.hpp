@@ -11,9 +11,9 @@
 //   harness.check_nan_isolation();
 //   harness.check_backward();       // central finite differences of the reference; use a tiny case
 //
-// A reference State with a member `double (*round)(double)` (what storing in Precision::Cache does to a
-// number) makes low precision testable by the rule of the 2x: our error against the exact result is at most
-// twice that of the reference computing in double but storing in that type.
+// Low precision is tested by the rule of the 2x: our error against the exact result is at most twice that of
+// the reference computing in double, called for the same chunks, but storing what it remembers in the types
+// of the precision (reference::store_as).
 
 #include <doctest/doctest.h>
 
@@ -101,18 +101,16 @@ class MixerHarness {
 
   /// All ways of running forward against the reference.
   void check_forward() {
-    check_against_reference(run_without_cache(), false, "without a cache");
-    check_against_reference(run_chunks({}), true, "all at once");
+    check_against_reference(run_without_cache(), nullptr, "without a cache");
+    check_cached({}, "all at once");
     const std::int64_t n = longest();
-    check_against_reference(run_chunks({n / 3, n / 3, n / 2 + 1}), true, "in chunks");
+    check_cached({n / 3, n / 3, n / 2 + 1}, "in chunks");
     std::vector<std::int64_t> every(static_cast<std::size_t>(n));
     std::iota(every.begin(), every.end(), 1);
-    check_against_reference(run_chunks(every), true, "token by token");
+    check_cached(every, "token by token");
   }
 
-  void check_chunks(const std::vector<std::int64_t>& borders) {
-    check_against_reference(run_chunks(borders), true, "in chunks");
-  }
+  void check_chunks(const std::vector<std::int64_t>& borders) { check_cached(borders, "in chunks"); }
 
   /// Same bits for one thread and for several.
   void check_threads() {
@@ -264,9 +262,11 @@ class MixerHarness {
                   result.begin() + (first_row(s) + sequences[s].position) * out_width());
   }
 
-  /// One group of one sequence by the reference: (rows, group_width).
+  /// One group of one sequence by the reference: (rows, group_width). With `borders`, a call per chunk that
+  /// stores what it remembers in the precision's types; null: exactly.
   std::vector<double> reference_group(int group, std::size_t sequence, const std::vector<double>& values,
-                                      const std::vector<std::vector<double>>& locals, bool rounded) const {
+                                      const std::vector<std::vector<double>>& locals,
+                                      const std::vector<std::int64_t>* borders) const {
     const std::int64_t rows = case_.lengths[sequence];
     std::vector<double> input, out(static_cast<std::size_t>(rows * case_.shape.group_width()));
     for (std::int64_t row = first_row(sequence); row < first_row(sequence) + rows; ++row) {
@@ -279,18 +279,33 @@ class MixerHarness {
       slices.push_back(std::span(parameter).subspan(static_cast<std::size_t>(group) * size, size));
     }
     typename Reference::State state;
-    if constexpr (requires { state.round; })
-      if (rounded)
-        state.round = [](double x) {
-          return static_cast<double>(convert<float>(convert<typename Precision::Cache>(x)));
-        };
-    Reference::forward(
-        mixer_, case_.shape,
-        {.rows = rows, .position = 0, .projected = input.data(), .local = slices, .out = out.data()}, state);
+    std::vector<std::int64_t> ends;
+    if (borders) {
+      reference::store_as<Precision>(state);
+      ends = *borders;
+    }
+    ends.push_back(rows);
+    std::int64_t begin = 0;
+    for (const std::int64_t border : ends) {
+      const std::int64_t end = std::min(border, rows);
+      Reference::forward(mixer_, case_.shape,
+                         {.rows = end - begin,
+                          .position = begin,
+                          .projected = input.data() + begin * width_,
+                          .local = slices,
+                          .out = out.data() + begin * case_.shape.group_width()},
+                         state);
+      begin = end;
+    }
     return out;
   }
 
-  void check_against_reference(const std::vector<float>& got, bool cached, const std::string& how) const {
+  void check_cached(const std::vector<std::int64_t>& borders, const std::string& how) {
+    check_against_reference(run_chunks(borders), &borders, how);
+  }
+
+  void check_against_reference(const std::vector<float>& got, const std::vector<std::int64_t>* borders,
+                               const std::string& how) const {
     const std::vector<double> values(projected.begin(), projected.end());
     const auto locals = double_locals();
     double error = 0, plain_error = 0, norm = 0, worst = 0, plain_worst = 0, largest = 0;
@@ -298,8 +313,8 @@ class MixerHarness {
     const std::int64_t group_width = case_.shape.group_width();
     for (int g = 0; g < groups(); ++g)
       for (std::size_t s = 0; s < case_.lengths.size(); ++s) {
-        const auto exact = reference_group(g, s, values, locals, false);
-        const auto plain = reference_group(g, s, values, locals, cached);
+        const auto exact = reference_group(g, s, values, locals, nullptr);
+        const auto plain = reference_group(g, s, values, locals, borders);
         for (std::int64_t i = 0; i < static_cast<std::int64_t>(exact.size()); ++i, ++count) {
           const std::int64_t row = first_row(s) + i / group_width;
           const std::int64_t column =
@@ -396,7 +411,7 @@ class MixerHarness {
 
   double loss(int group, std::size_t sequence, const std::vector<double>& values,
               const std::vector<std::vector<double>>& locals, const std::vector<double>& weight) const {
-    const auto out = reference_group(group, sequence, values, locals, false);
+    const auto out = reference_group(group, sequence, values, locals, nullptr);
     const std::int64_t group_width = case_.shape.group_width();
     double sum = 0;
     for (std::int64_t i = 0; i < static_cast<std::int64_t>(out.size()); ++i) {

@@ -2,9 +2,10 @@
 #define RECURFORMER_MODEL_REFERENCE_MODEL_HPP
 
 // The executable definition of a whole model: naive loops in double over the model's own parameters, one
-// sequence, no cache. Logits, losses and (by finite differences) gradients are tested against it. Given a
-// rounding, it is a plain implementation in low precision: what passes from one operation to the next is
-// rounded. Kernels may be at most twice as far from the exact result as that.
+// sequence, no cache. Logits, losses and (by finite differences) gradients are tested against it. It can also
+// be a plain implementation in low precision: given a rounding, what passes from one operation to the next is
+// rounded; given the lengths of the calls that take the tokens in, caches are stored in the runs' own types
+// between them. Kernels may be at most twice as far from the exact result as that.
 
 #include <cmath>
 #include <cstddef>
@@ -18,10 +19,6 @@
 #include "recurformer/reference/mixer_reference.hpp"
 
 namespace rf::reference {
-
-/// What storing does to an activation.
-using Rounding = double (*)(double);
-inline double exact(double value) { return value; }
 
 namespace detail {
 
@@ -63,7 +60,8 @@ inline std::vector<double> rms_norm_rows(const std::vector<double>& x, const std
 /// One run's heads into their columns of u (rows, heads · d_head).
 template <class K>
 void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vector<double>& h,
-               std::size_t rows, Rounding round, std::vector<double>& u) {
+               std::size_t rows, Rounding round, std::span<const std::int64_t> calls,
+               std::vector<double>& u) {
   if (run.groups.empty()) return;
   const HeadShape head_shape = shape.head_shape();
   const auto width = static_cast<std::size_t>(run.width(head_shape));
@@ -87,13 +85,19 @@ void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vec
     const std::vector<std::span<const double>> spans(local.begin(), local.end());
     using Reference = MixerReference<typename K::Mixer>;
     typename Reference::State state;
-    Reference::forward(run.mixer, head_shape,
-                       {.rows = static_cast<std::int64_t>(rows),
-                        .position = 0,
-                        .projected = group_projected.data(),
-                        .local = spans,
-                        .out = out.data()},
-                       state);
+    if (!calls.empty()) store_as<typename K::Precision>(state);
+    const auto whole = static_cast<std::int64_t>(rows);
+    std::int64_t position = 0;
+    for (const std::int64_t call : calls.empty() ? std::span(&whole, 1) : calls) {
+      Reference::forward(run.mixer, head_shape,
+                         {.rows = call,
+                          .position = position,
+                          .projected = group_projected.data() + static_cast<std::size_t>(position) * width,
+                          .local = spans,
+                          .out = out.data() + position * head_shape.group_width()},
+                         state);
+      position += call;
+    }
     const auto columns = static_cast<std::size_t>(head_shape.group_width()),
                total = static_cast<std::size_t>(shape.heads_width());
     for (std::size_t r = 0; r < rows; ++r)
@@ -104,15 +108,16 @@ void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vec
 
 }  // namespace detail
 
-/// x (rows, d_model) through one layer, in place.
+/// x (rows, d_model) through one layer, in place. `calls` add up to the rows, or are empty: nothing is
+/// stored.
 template <class Set, class P>
 void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape, std::vector<double>& x,
-                   Rounding round = exact) {
+                   Rounding round = exact, std::span<const std::int64_t> calls = {}) {
   const std::size_t rows = x.size() / static_cast<std::size_t>(shape.d_model);
   const auto h = detail::rounded(detail::rms_norm_rows(x, weights.mixer_norm, shape.norm_epsilon), round);
   std::vector<double> u(rows * static_cast<std::size_t>(shape.heads_width()));
   weights.for_each_run(
-      [&](std::size_t, const auto& run) { detail::run_heads(run, shape, h, rows, round, u); });
+      [&](std::size_t, const auto& run) { detail::run_heads(run, shape, h, rows, round, calls, u); });
   detail::add_product(u, weights.output, x);
   x = detail::rounded(std::move(x), round);
   if (shape.d_ff == 0) return;
@@ -130,17 +135,18 @@ void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape,
   x = detail::rounded(std::move(x), round);
 }
 
-/// Logits (tokens, vocabulary) of one sequence.
+/// Logits (tokens, vocabulary) of one sequence. `calls` add up to the tokens, or are empty: nothing is
+/// stored.
 template <class Set, class P>
 std::vector<double> logits(const ModelWeights<Set, P>& weights, std::span<const std::int32_t> tokens,
-                           Rounding round = exact) {
+                           Rounding round = exact, std::span<const std::int64_t> calls = {}) {
   const LayerShape& shape = weights.shape.layer;
   const auto d = static_cast<std::size_t>(shape.d_model);
   std::vector<double> x(tokens.size() * d);
   for (std::size_t r = 0; r < tokens.size(); ++r)
     for (std::size_t i = 0; i < d; ++i)
       x[r * d + i] = convert<double>(weights.embedding.data()[static_cast<std::size_t>(tokens[r]) * d + i]);
-  for (const auto& layer : weights.layers) forward_layer(layer, shape, x, round);
+  for (const auto& layer : weights.layers) forward_layer(layer, shape, x, round, calls);
   std::vector<double> out(tokens.size() * static_cast<std::size_t>(weights.shape.vocabulary));
   detail::add_product(
       detail::rounded(detail::rms_norm_rows(x, weights.final_norm, shape.norm_epsilon), round),

@@ -77,8 +77,11 @@ inline AttentionRow attention_row(const double* query, const double* keys, std::
 
 /// What one group remembers between calls.
 struct AttentionState {
-  std::vector<double> keys, values;   ///< (position, d_head), keys rotated
-  double (*round)(double) = nullptr;  ///< what storing in the cache does to a number; null: nothing
+  template <class Precision>
+  using Stored = typename Precision::Cache;
+
+  std::vector<double> keys, values;  ///< (position, d_head), keys rotated
+  Rounding round = exact;            ///< of every new key and value
 };
 
 /// Both mixers: they differ in the mask only.
@@ -96,11 +99,10 @@ inline void attention_forward(const AttentionMask& mask, const HeadShape& shape,
     double* new_key = state.keys.data() + position * d_head;
     double* new_value = state.values.data() + position * d_head;
     rotate(new_key, d_head, shape.rope_base, position);
-    if (state.round)
-      for (int d = 0; d < d_head; ++d) {
-        new_key[d] = state.round(new_key[d]);
-        new_value[d] = state.round(new_value[d]);
-      }
+    for (int d = 0; d < d_head; ++d) {
+      new_key[d] = state.round(new_key[d]);
+      new_value[d] = state.round(new_value[d]);
+    }
     for (int h = 0; h < queries; ++h) {
       query.assign(row + h * d_head, row + (h + 1) * d_head);
       rotate(query.data(), d_head, shape.rope_base, position);

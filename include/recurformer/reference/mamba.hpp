@@ -24,8 +24,12 @@ namespace rf::reference {
 
 /// What the heads of one group remember between calls.
 struct MambaState {
+  template <class Precision>
+  using Stored = typename Precision::State;
+
   std::vector<double> conv;  ///< (queries, d_conv - 1, d_head), oldest first
   std::vector<double> scan;  ///< (queries, d_state, d_head)
+  Rounding round = exact;    ///< of both, at the end of a call
 };
 
 template <ScanShape Shape, MambaPolicy Policy>
@@ -45,6 +49,8 @@ struct MixerReference<Mamba<Shape, Policy>> {
         token(shape, h, arguments.local, projected + h * d, projected + (queries + h) * d, out + h * d,
               state);
     }
+    for (auto* kept : {&state.conv, &state.scan})
+      for (double& value : *kept) value = state.round(value);
   }
 
  private:

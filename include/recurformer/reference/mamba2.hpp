@@ -18,7 +18,11 @@ namespace rf::reference {
 template <SsdPolicy Policy>
 struct MixerReference<Mamba2<Policy>> {
   struct State {
+    template <class Precision>
+    using Stored = typename Precision::State;
+
     std::vector<double> state;  // (d_head + 1, d_head): rows of s, then r; empty means zero
+    Rounding round = exact;     // of it, at the end of a call
   };
 
   static void forward(const Mamba2<Policy>&, const HeadShape& shape, const GroupArguments& a, State& past) {
@@ -34,10 +38,10 @@ struct MixerReference<Mamba2<Policy>> {
       const double* z = v + d;
       for (int i = 0; i < d; ++i) k[static_cast<std::size_t>(i)] = row[queries * d + i];
       if (Policy.rope) rotate(k.data(), d, shape.rope_base, a.position + t);
-      const double step = softplus(z[queries * d] + bias);
+      const double step = softplus(z[queries * d] + bias), decay = std::exp(step * rate);
       for (int i = 0; i <= d; ++i)  // the last k is the constant 1, its state row is r
         for (int j = 0; j < d; ++j)
-          s[i * d + j] = std::exp(step * rate) * s[i * d + j] + step * k[static_cast<std::size_t>(i)] * v[j];
+          s[i * d + j] = decay * s[i * d + j] + step * k[static_cast<std::size_t>(i)] * v[j];
       for (int h = 0; h < queries; ++h) {
         q.assign(row + h * d, row + (h + 1) * d);
         if (Policy.rope) rotate(q.data(), d, shape.rope_base, a.position + t);
@@ -59,6 +63,7 @@ struct MixerReference<Mamba2<Policy>> {
         }
       }
     }
+    for (double& value : past.state) value = past.round(value);
   }
 };
 

@@ -8,13 +8,35 @@
 //     struct State {};   // what the group remembers; default-constructed at the start of a sequence
 //     static void forward(const MyMixer&, const HeadShape&, const GroupArguments&, State&);
 //   };
+//
+// A State with a member `Rounding round` and the type it is stored in for a precision,
+//   template <class Precision> using Stored = typename Precision::State;
+// can be made a plain implementation in low precision (store_as), which rounds what it remembers and nothing
+// else. Kernels may be at most twice as far from the exact result as that.
 
 #include <cstdint>
 #include <span>
 
+#include "recurformer/core/dtype.hpp"
 #include "recurformer/spec/layer_shape.hpp"
 
 namespace rf::reference {
+
+/// What storing does to a number.
+using Rounding = double (*)(double);
+inline double exact(double value) { return value; }
+template <class T>
+double stored_as(double value) {
+  return convert<double>(convert<T>(value));
+}
+
+/// Makes a mixer's state round what it keeps as a cache of this precision does. A state that declares no
+/// rounding stays exact.
+template <class Precision, class State>
+void store_as(State& state) {
+  if constexpr (requires { state.round; })
+    state.round = stored_as<typename State::template Stored<Precision>>;
+}
 
 struct GroupArguments {
   std::int64_t rows = 0;              ///< new tokens
