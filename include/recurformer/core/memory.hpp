@@ -1,15 +1,17 @@
 #ifndef RECURFORMER_CORE_MEMORY_HPP
 #define RECURFORMER_CORE_MEMORY_HPP
 
-// Where tensors live. A memory space is a tag type that names its kind of memory resource; a backend adds one
-// by defining such a tag and, beside it, copy_bytes overloads between it and the host:
+// Where tensors live. A memory space is a small value type that names its kind of memory resource; a backend
+// adds one by defining such a type and, beside it, copy_bytes overloads between it and the host:
 //   struct HostSpace {
 //     using Resource = …;                           // allocate / deallocate, see MemoryResource
 //     static constexpr bool host_accessible = …;    // may the host dereference its pointers?
-//     static Resource* default_memory();
-//     static void zero(void* to, std::size_t bytes);
+//     static Resource* default_memory();            // only where there is one
+//     void zero(void* to, std::size_t bytes) const;
 //   };
 //   void copy_bytes(HostSpace, void* to, HostSpace, const void* from, std::size_t bytes);
+// Most are empty. One that has to know more than its type says, which device it is on, is made from a
+// resource (cuda/device_space.hpp); tensors and views carry it.
 
 #include <atomic>
 #include <concepts>
@@ -17,6 +19,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory_resource>
+#include <type_traits>
 
 namespace rf {
 
@@ -31,12 +34,21 @@ concept MemoryResource = requires(R& resource, void* pointer, std::size_t bytes,
 /// A kind of memory, as described at the top of this file.
 template <class S>
 concept MemorySpace = MemoryResource<typename S::Resource> &&
-    requires(S space, void* to, const void* from, std::size_t bytes) {
+    (std::is_empty_v<S> || std::is_constructible_v<S, typename S::Resource&>)&&  //
+    requires(const S space, void* to, const void* from, std::size_t bytes) {
   { S::host_accessible } -> std::convertible_to<bool>;
-  { S::default_memory() } -> std::same_as<typename S::Resource*>;
-  S::zero(to, bytes);
+  space.zero(to, bytes);
   copy_bytes(space, to, space, from, bytes);
 };
+
+/// The space that a resource's memory is in.
+template <class S>
+constexpr S space_of(typename S::Resource& memory) {
+  if constexpr (std::is_empty_v<S>)
+    return {};
+  else
+    return S(memory);
+}
 
 /// Alignment of every tensor's first element in bytes: a cache line, and the widest CPU vector.
 inline constexpr std::size_t tensor_alignment = 64;

@@ -59,18 +59,18 @@ class TensorView {
   /// Points at nothing.
   constexpr TensorView() = default;
   /// Row-major elements starting at data, which may be null if there are none.
-  constexpr TensorView(T* data, const E& extents)
-      : TensorView(data, extents, detail::row_major_strides(extents)) {}
+  constexpr TensorView(T* data, const E& extents, const Space& space = {})
+      : TensorView(data, extents, detail::row_major_strides(extents), space) {}
   /// Element (i, j, …) at data + i·strides[0] + j·strides[1] + ….
-  constexpr TensorView(T* data, const E& extents, const Strides& strides)
-      : data_(data), extents_(extents), strides_(strides) {}
+  constexpr TensorView(T* data, const E& extents, const Strides& strides, const Space& space = {})
+      : data_(data), extents_(extents), strides_(strides), space_(space) {}
   /// Adds const, or turns static extents into dynamic ones. Explicit and checked where a dynamic extent
   /// becomes static.
   template <class U, class F>
   requires(std::is_convertible_v<U (*)[], T (*)[]>&& E::rank() == F::rank() &&
            !std::same_as<TensorView<U, F, Space>, TensorView>)  //
       constexpr explicit(!std::is_convertible_v<F, E>) TensorView(const TensorView<U, F, Space>& other)
-      : TensorView(other.data(), E(other.extents()), other.strides()) {}
+      : TensorView(other.data(), E(other.extents()), other.strides(), other.space()) {}
 
   RECURFORMER_HOST_DEVICE static constexpr int rank() { return E::rank(); }
   RECURFORMER_HOST_DEVICE constexpr const E& extents() const { return extents_; }
@@ -83,6 +83,8 @@ class TensorView {
   /// Number of elements.
   RECURFORMER_HOST_DEVICE constexpr std::int64_t size() const { return extents_.size(); }
   RECURFORMER_HOST_DEVICE constexpr T* data() const { return data_; }
+  /// Which memory the elements are in.
+  constexpr const Space& space() const { return space_; }
 
   /// Are the elements adjacent and in row-major order? Strides of dimensions of extent 1 do not matter.
   constexpr bool is_contiguous() const {
@@ -115,7 +117,7 @@ class TensorView {
       sizes[d] = extent(static_cast<int>(d) + 1);
       strides[d] = strides_[d + 1];
     }
-    return TensorView<T, Rest, Space>(data_ + step(0, i), Rest::from_valid(sizes), strides);
+    return TensorView<T, Rest, Space>(data_ + step(0, i), Rest::from_valid(sizes), strides, space_);
   }
 
   /// Indices begin to end - 1 of one dimension; 0 <= begin <= end <= extent. The result's extents are
@@ -128,15 +130,15 @@ class TensorView {
     auto sizes = extents_.array();
     sizes[static_cast<std::size_t>(dimension)] = end - begin;
     const std::int64_t offset = size() == 0 ? 0 : begin * stride(dimension);  // null has no neighbours
-    return TensorView<T, Dims<E::rank()>, Space>(data_ + offset, Dims<E::rank()>::from_valid(sizes),
-                                                 strides_);
+    return TensorView<T, Dims<E::rank()>, Space>(data_ + offset, Dims<E::rank()>::from_valid(sizes), strides_,
+                                                 space_);
   }
 
   /// The matrix with rows and columns exchanged.
   constexpr auto transposed() const requires(E::rank() == 2) {
     using Swapped = Extents<E::static_extent(1), E::static_extent(0)>;
     return TensorView<T, Swapped, Space>(data_, Swapped::from_valid({extent(1), extent(0)}),
-                                         {stride(1), stride(0)});
+                                         {stride(1), stride(0)}, space_);
   }
   /// Dimensions a and b exchanged. The result's extents are dynamic.
   constexpr auto transposed(int a, int b) const {
@@ -146,7 +148,7 @@ class TensorView {
     auto strides = strides_;
     std::swap(sizes[static_cast<std::size_t>(a)], sizes[static_cast<std::size_t>(b)]);
     std::swap(strides[static_cast<std::size_t>(a)], strides[static_cast<std::size_t>(b)]);
-    return TensorView<T, Dims<E::rank()>, Space>(data_, Dims<E::rank()>::from_valid(sizes), strides);
+    return TensorView<T, Dims<E::rank()>, Space>(data_, Dims<E::rank()>::from_valid(sizes), strides, space_);
   }
 
   /// The same elements in row-major order under another shape of as many elements. Contiguous views only.
@@ -159,7 +161,7 @@ class TensorView {
     if (shape.size() != size()) [[unlikely]]
       throw ArgumentError(text("reshaped: shape ", to_text(extents_), " has ", size(), " elements, shape ",
                                to_text(shape), " has ", shape.size()));
-    return TensorView<T, Extents<Sizes...>, Space>(data_, shape);
+    return TensorView<T, Extents<Sizes...>, Space>(data_, shape, space_);
   }
 
   /// All elements in row-major order. Contiguous views only.
@@ -189,6 +191,7 @@ class TensorView {
   T* data_ = nullptr;
   E extents_{};
   Strides strides_ = detail::row_major_strides(E{});
+  [[no_unique_address]] Space space_{};
 };
 
 template <class T, std::int64_t... Sizes>
@@ -214,7 +217,7 @@ class Tensor {
   /// Zeros. `memory` must outlive the tensor.
   explicit Tensor(const E& extents, Resource* memory = Space::default_memory())
       : Tensor(Uninitialised{}, extents, memory) {
-    Space::zero(data_, bytes());
+    space().zero(data_, bytes());
   }
   /// The same for {n}, which would otherwise be as good a start for a tensor to move from.
   template <std::integral I>
@@ -247,7 +250,7 @@ class Tensor {
   Tensor clone() const { return clone(memory_); }
   Tensor clone(Resource* memory) const {
     Tensor out = uninitialised(extents_, memory);
-    copy_bytes(Space{}, out.data_, Space{}, data_, bytes());
+    copy_bytes(out.space(), out.data_, space(), data_, bytes());
     return out;
   }
 
@@ -258,13 +261,15 @@ class Tensor {
   /// Bytes allocated: exactly the elements.
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
   Resource* memory() const { return memory_; }
+  /// Which memory the elements are in.
+  Space space() const { return space_of<Space>(*memory_); }
 
   /// Aligned to tensor_alignment; null when there are no elements.
   T* data() { return data_; }
   const T* data() const { return data_; }
 
-  TensorView<T, E, Space> view() { return {data_, extents_}; }
-  TensorView<const T, E, Space> view() const { return {data_, extents_}; }
+  TensorView<T, E, Space> view() { return {data_, extents_, space()}; }
+  TensorView<const T, E, Space> view() const { return {data_, extents_, space()}; }
   /// To every view that view() converts to.
   template <class U, class F>
   requires std::is_convertible_v<TensorView<T, E, Space>, TensorView<U, F, Space>>

@@ -135,7 +135,7 @@ void copy(const From& from, To&& to) {
   detail::check_same_shape("copy", source, target);
   if constexpr (std::same_as<S, T>) {
     if (source.is_contiguous() && target.is_contiguous()) {
-      copy_bytes(TargetSpace{}, target.data(), SourceSpace{}, source.data(),
+      copy_bytes(target.space(), target.data(), source.space(), source.data(),
                  static_cast<std::size_t>(source.size()) * sizeof(T));
       return;
     }
