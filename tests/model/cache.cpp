@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "recurformer/core/memory.hpp"
+#include "support/error_message.hpp"
 #include "support/small_model.hpp"
 
 namespace {
@@ -145,6 +146,62 @@ TEST_CASE("speculative decoding: drafts of four, some rejected, step after step"
               next(model, plain, std::span(tokens).subspan(accepted, 1)));
 }
 
+TEST_CASE("snapshots with rollback keep the checkpoints, the recorded inputs and the older rows of rings") {
+  auto model = small::model();
+  const auto tokens = small::tokens(60);
+  const auto from = [&](std::size_t first) { return std::span(tokens).subspan(first, 12); };
+  const auto expected = [&](std::size_t length) {
+    auto plain = model.make_cache();
+    return next(model, plain, std::span(tokens).first(length));
+  };
+  auto cache = model.make_cache({.max_rollback = 4});
+  next(model, cache, std::span(tokens).first(20));
+  next(model, cache, small::tokens(4, 50));
+  cache.rollback(4);
+  const auto rolled_back = cache.snapshot();  // states that must first be replayed
+  const auto first = next(model, cache, from(20));
+  check_close(first, expected(32));
+  const auto later = cache.snapshot();
+  for (int round = 0; round < 2; ++round) {
+    // Another branch wraps the rings and replaces both checkpoints …
+    next(model, cache, small::tokens(30, 99));
+    cache.rollback(3);
+    // … and neither moment remembers it.
+    cache.restore(rolled_back);
+    CHECK(cache.length() == 20);
+    CHECK(next(model, cache, from(20)) == first);
+    cache.restore(later);
+    cache.rollback(4);
+    check_close(next(model, cache, from(28)), expected(40));
+  }
+}
+
+TEST_CASE("a snapshot of another cache: the same moment if the layouts agree, else an error") {
+  auto model = small::model();
+  const auto tokens = small::tokens(30);
+  auto cache = model.make_cache({.max_rollback = 2});
+  next(model, cache, std::span(tokens).first(20));
+  const auto snapshot = cache.snapshot();
+  auto same = model.make_cache({.max_rollback = 2});
+  same.restore(snapshot);
+  CHECK(next(model, same, std::span(tokens).subspan(20)) ==
+        next(model, cache, std::span(tokens).subspan(20)));
+
+  const auto error = [&](rf::Cache other) {
+    return rf::test::message_of<rf::ArgumentError>([&] { other.restore(snapshot); });
+  };
+  CHECK(error(model.make_cache({.sequences = 2, .max_rollback = 2})) ==
+        "the snapshot holds 1 sequences, this cache 2");
+  CHECK(error(model.make_cache({.max_rollback = 3})) ==
+        "the snapshot is of a cache with max_rollback 2, this cache has 3");
+  auto plan = small::hybrid_plan();
+  plan.kinds[1].options[1].second = 6;  // the window
+  CHECK(rf::test::contains(error(small::model(plan).make_cache({.max_rollback = 2})),
+                           "with sink 2 and window 5; this cache has"));
+  CHECK(rf::test::contains(error(small::model(small::attention_plan()).make_cache({.max_rollback = 2})),
+                           "layer.0.attention:fp32.0: the snapshot has attention:fp32 of 1 KV groups (0)"));
+}
+
 TEST_CASE("what a cache cannot do is an error") {
   auto model = small::model();
   auto cache = model.make_cache({.max_rollback = 2});
@@ -160,6 +217,4 @@ TEST_CASE("what a cache cannot do is an error") {
   CHECK_THROWS_AS((void)cache.length(1), rf::ArgumentError);
   CHECK_THROWS_AS(model.make_cache({.sequences = 0}), rf::ArgumentError);
   CHECK_THROWS_AS(model.make_cache({.max_rollback = -1}), rf::ArgumentError);
-  auto other = model.make_cache({.sequences = 2});
-  CHECK_THROWS_AS(other.restore(cache.snapshot()), rf::ArgumentError);
 }

@@ -116,6 +116,8 @@ struct SequenceMemory {
 /// A moment of a cache, cheap to take: pages are shared, only rings and states are copied.
 class CacheSnapshot {
   friend class Cache;
+  CacheLayout layout_;
+  std::int64_t max_rollback_ = 0;
   std::vector<detail::SequenceMemory> sequences_;
 };
 
@@ -166,13 +168,19 @@ class Cache {
   /// Keeps this moment. Later writes copy the pages they touch.
   CacheSnapshot snapshot() const {
     CacheSnapshot out;
+    out.layout_ = layout_;
+    out.max_rollback_ = options_.max_rollback;
     for (const auto& one : sequences_) out.sequences_.push_back(one.clone_sharing_pages());
     return out;
   }
-  /// Goes back to a snapshot of this cache (any number of times).
+  /// Goes back to a snapshot of this cache, or of another one with the same layout and options (any number of
+  /// times). Throws ArgumentError, and changes nothing, if those differ.
   void restore(const CacheSnapshot& snapshot) {
     check(snapshot.sequences_.size() == sequences_.size(), "the snapshot holds ", snapshot.sequences_.size(),
           " sequences, this cache ", sequences_.size());
+    check(snapshot.max_rollback_ == options_.max_rollback, "the snapshot is of a cache with max_rollback ",
+          snapshot.max_rollback_, ", this cache has ", options_.max_rollback);
+    detail::check_same_layout("the snapshot", snapshot.layout_, "this cache", layout_);
     std::vector<detail::SequenceMemory> restored;
     for (const auto& one : snapshot.sequences_) restored.push_back(one.clone_sharing_pages());
     sequences_ = std::move(restored);

@@ -138,6 +138,21 @@ void for_each_cached_run(const CacheLayout& layout, F&& f) {
       if (layout.layers[layer][run].groups > 0) f(layer, run, layout.layers[layer][run]);
 }
 
+/// Throws ArgumentError, naming both owners, unless the caches of two layouts can take what the other
+/// remembers.
+inline void check_same_layout(std::string_view owner, const CacheLayout& layout, std::string_view other_owner,
+                              const CacheLayout& other) {
+  check(layout.layers.size() == other.layers.size(), owner, " has ", layout.layers.size(), " layers, ",
+        other_owner, " ", other.layers.size());
+  for_each_cached_run(other, [&](std::size_t layer, std::size_t run, const RunLayout& wanted) {
+    check(layout.layers[layer].size() == other.layers[layer].size(), "layer ", layer, ": ", owner, " has ",
+          layout.layers[layer].size(), " kinds, ", other_owner, " ", other.layers[layer].size());
+    const RunLayout& found = layout.layers[layer][run];
+    check(found.kind == wanted.kind && run_text(found) == run_text(wanted), run_name(layer, wanted), ": ",
+          owner, " has ", found.kind, " of ", run_text(found), "; ", other_owner, " has ", run_text(wanted));
+  });
+}
+
 }  // namespace detail
 
 /// Layout of a run of `groups` groups of kind K, with the mixer's run-time options.

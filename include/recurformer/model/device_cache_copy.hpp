@@ -95,20 +95,6 @@ void with_recorded_type(DType dtype, F&& f) {
   f(fp16());
 }
 
-inline void check_same_layout(const CacheLayout& found, const CacheLayout& expected) {
-  check(found.layers.size() == expected.layers.size(), "the host's cache has ", found.layers.size(),
-        " layers, the device's ", expected.layers.size());
-  for_each_cached_run(expected, [&](std::size_t layer, std::size_t run, const RunLayout& wanted) {
-    check(found.layers[layer].size() == expected.layers[layer].size(), "layer ", layer,
-          " of the host's cache has ", found.layers[layer].size(), " kinds, that of the device's ",
-          expected.layers[layer].size());
-    const RunLayout& other = found.layers[layer][run];
-    check(other.kind == wanted.kind && run_text(other) == run_text(wanted), run_name(layer, wanted),
-          ": the host's cache has ", other.kind, " of ", run_text(other), "; the device's has ",
-          run_text(wanted));
-  });
-}
-
 }  // namespace detail
 
 /// What a device's cache remembers, in a cache of the same layout and options on the host.
@@ -156,7 +142,7 @@ void copy_from_host(const Cache& from, DeviceCache<Device>& to) {
         " sequences, the device's ", to.sequences());
   check(from.max_rollback() == to.max_rollback(), "the host's cache can be rolled back by ",
         from.max_rollback(), " tokens, the device's by ", to.max_rollback());
-  detail::check_same_layout(from.layout(), to.layout());
+  detail::check_same_layout("the host's cache", from.layout(), "the device's", to.layout());
   Device& device = to.device();
   for (std::int64_t s = 0; s < to.sequences(); ++s) {
     to.reset(s);
