@@ -5,13 +5,15 @@
 
 #include "recurformer/recurformer.hpp"
 
+// README.md shows these lines as they stand here.
+// clang-format off
 struct MyLayer {  // Qwen2-0.5B's widths with MHA
-  static constexpr rf::LayerShape shape{
-      .d_model = 896, .d_head = 64, .kv_groups = 14, .queries_per_group = 1, .d_ff = 4864};
+  static constexpr rf::LayerShape shape{.d_model = 896, .d_head = 64, .kv_groups = 14, .queries_per_group = 1, .d_ff = 4864};
   using Precision = rf::Bf16;  // W_O, MLP
   using Runs = rf::Runs<rf::Run<4, rf::Attention<>, rf::Bf16>,
                         rf::Run<10, rf::Mamba<rf::ScanShape{.d_state = 16, .d_conv = 4}>, rf::Bf16>>;
 };
+// clang-format on
 
 int main() {
   rf::Layer<MyLayer> layer{
