@@ -102,7 +102,7 @@ class HeadMatching {
       one.h = rf::reference::detail::rms_norm_rows(x, layer.mixer_norm, shape.norm_epsilon);
       one.target.resize(tokens.size() * static_cast<std::size_t>(shape.heads_width()));
       layer.for_each_run([&](std::size_t, const auto& run) {
-        rf::reference::detail::run_heads(run, shape, one.h, tokens.size(), rf::reference::exact, one.target);
+        rf::reference::detail::run_heads(run, shape, one.h, tokens.size(), rf::reference::exact, {}, one.target);
       });
       rf::reference::forward_layer(layer, shape, x);
     }
@@ -121,7 +121,7 @@ class HeadMatching {
       std::vector<double> u(layer.target.size());
       model.weights().layers[l].for_each_run([&]<class K>(std::size_t, const rf::RunWeights<K>& run) {
         if (rf::reuses_attention_weights<typename K::Mixer>) return;
-        rf::reference::detail::run_heads(run, shape, layer.h, rows, rf::reference::exact, u);
+        rf::reference::detail::run_heads(run, shape, layer.h, rows, rf::reference::exact, {}, u);
         for (std::size_t i = 0; i < u.size(); ++i) {
           const auto group = static_cast<int>(i % width / columns);
           if (std::find(run.groups.begin(), run.groups.end(), group) == run.groups.end()) continue;
