@@ -187,6 +187,9 @@ void check_refusals(Device& device) {
   auto without = model.make_cache();
   feed(model, without, random_tokens(2, 1));
   CHECK_THROWS_AS(without.rollback(1), rf::ArgumentError);
+  CHECK(message_of<rf::ArgumentError>([&] { cache.restore(without.snapshot()); }) ==
+        "the snapshot is of another cache; its pages are not this one's");
+  CHECK(cache.length() == 8);
 }
 
 }  // namespace device_cache

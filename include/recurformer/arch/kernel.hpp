@@ -27,6 +27,11 @@ RECURFORMER_HOST_DEVICE constexpr int least_compute_capability() {
     return 80;
 }
 
+/// Dynamic shared memory that a block can have on every GPU that kernels are for (compute capability 8.6 has
+/// least), and on those of 9.0.
+inline constexpr int shared_bytes_everywhere = 99 * 1024;
+inline constexpr int shared_bytes_of_hopper = 227 * 1024;
+
 /// The grid of a launch.
 struct LaunchShape {
   Dim3 blocks = {};

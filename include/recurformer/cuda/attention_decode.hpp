@@ -299,6 +299,7 @@ struct AttentionDecode {
   static constexpr int threads = arch::warp_size * Tuning::warps;
   static constexpr int blocks_per_multiprocessor = Tuning::blocks_per_multiprocessor;
   static constexpr int shared_bytes = Memory::bytes;
+  static_assert(shared_bytes < arch::shared_bytes_everywhere);
 
   RECURFORMER_DEVICE static void run(const Parameters& parameters) {
     attention_decode_item<D, Tuning>(parameters.attention, parameters.items[arch::block_index().x],

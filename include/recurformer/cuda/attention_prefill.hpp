@@ -54,6 +54,7 @@ struct PrefillTiles {
   using Queries = tile::SharedTile<T, Tuning::queries, D>;
   using Keys = tile::SharedTile<T, Tuning::keys, D>;
   static constexpr int bytes = Queries::bytes + 2 * Keys::bytes;
+  static_assert(bytes < arch::shared_bytes_everywhere);
 
   RECURFORMER_DEVICE explicit PrefillTiles(arch::SharedAddress at)
       : queries{at},

@@ -78,7 +78,7 @@ struct SsdWalk {
   static constexpr int threads = Shape::threads;
   static constexpr int blocks_per_multiprocessor = P == 128 ? 1 : 3;
 
-  static_assert(Chunk::fixed_bytes + Chunk::stage_bytes <= 99 * 1024);  // what every device since sm_80 has
+  static_assert(Chunk::fixed_bytes + Chunk::stage_bytes <= arch::shared_bytes_everywhere);
 
   static constexpr int shared_bytes(int stages) { return Chunk::fixed_bytes + stages * Chunk::stage_bytes; }
 

@@ -14,6 +14,7 @@
 
 #include "recurformer/arch/barrier.hpp"
 #include "recurformer/arch/copy_async.hpp"
+#include "recurformer/arch/kernel.hpp"
 #include "recurformer/arch/matrix.hpp"
 #include "recurformer/arch/memory.hpp"
 #include "recurformer/arch/thread.hpp"
@@ -130,6 +131,7 @@ class TensorTile {
   static constexpr int stages = 4;
   static constexpr int slice_bytes = (Rows + Columns) * tensor_detail::slice_row_bytes;
   static constexpr int shared_bytes = stages * slice_bytes + Rows * static_cast<int>(sizeof(float));
+  static_assert(shared_bytes < arch::shared_bytes_everywhere);
 
   /// Computes the tile (row_tile, column_tile) of the product. wait() is called by all threads, and returns
   /// once the left operand's rows may be read. Threads must meet at a barrier before the next tile.

@@ -52,6 +52,7 @@ template <class Device>
 class DeviceCacheSnapshot {
   template <class>
   friend class DeviceCache;
+  std::shared_ptr<detail::PageBook> book_;  // of the cache whose pages these are
   std::vector<detail::SequencePosition> positions_;
   std::vector<detail::PageList> pages_;
   std::vector<cuda::DeviceArray<std::byte, Device>> blocks_;  // in the cache's order
@@ -141,6 +142,7 @@ class DeviceCache {
   /// Keeps this moment. Later writes copy the pages they touch.
   DeviceCacheSnapshot<Device> snapshot() {
     DeviceCacheSnapshot<Device> out;
+    out.book_ = book_;
     out.positions_ = positions_;
     out.pages_ = pages_;
     const auto keep = [&](const Memory& memory) {
@@ -151,10 +153,9 @@ class DeviceCache {
     keep(states_);
     return out;
   }
-  /// Goes back to a snapshot of this cache (any number of times).
+  /// Goes back to a snapshot of this cache (any number of times). ArgumentError for one of another cache.
   void restore(const DeviceCacheSnapshot<Device>& snapshot) {
-    check(snapshot.positions_.size() == positions_.size(), "the snapshot holds ", snapshot.positions_.size(),
-          " sequences, this cache ", positions_.size());
+    check(snapshot.book_ == book_, "the snapshot is of another cache; its pages are not this one's");
     positions_ = snapshot.positions_;
     pages_ = snapshot.pages_;
     std::size_t block = 0;

@@ -103,6 +103,7 @@ struct PrefillMemory {
   using Ring = TileRing<Tuning::stages, tile_bytes>;
   static constexpr int barriers_at = queries_bytes + 2 * Ring::tiles_bytes;
   static constexpr int bytes = barriers_at + 2 * Ring::barriers_bytes;
+  static_assert(bytes < arch::shared_bytes_of_hopper);
 
   RECURFORMER_DEVICE explicit PrefillMemory(unsigned char* memory)
       : begin(memory),
