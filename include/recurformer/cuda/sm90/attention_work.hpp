@@ -33,6 +33,7 @@ struct AttentionPrefillWork {
     const Memory memory(shared);
     sync_block();
     if (arch::thread_index() == producer_thread) produce_tiles<D, Tuning>(p, *own_item(shared), memory, 0);
+    arch::sync_warp();  // the producer's warp goes on together, to barriers of the block
   }
 
  private:
