@@ -76,7 +76,7 @@ struct SsdWalk {
   using Shape = SsdShape<P>;
   using Chunk = SsdChunk<T, P, Traits, Outputs>;
   static constexpr int threads = Shape::threads;
-  static constexpr int blocks_per_multiprocessor = P == 128 ? 1 : 3;
+  static constexpr int blocks_per_multiprocessor = P == 128 ? 1 : 2;  // three would spill
 
   static_assert(Chunk::fixed_bytes + Chunk::stage_bytes <= arch::shared_bytes_everywhere);
 
