@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <string>
 
 #include "../support/error_message.hpp"
@@ -211,9 +212,121 @@ TEST_CASE("config: biases on queries, keys and values are Qwen2's") {
         "architectures[0]: found \"LlamaForCausalLM\"; supported: \"Qwen2ForCausalLM\"");
 }
 
+TEST_CASE("config: scaled rotary positions, in the older and the newer spelling") {
+  const auto scaling = [](const std::string& json) {
+    const ModelConfig config = read(changed(llama, "\"rope_scaling\": null", json));
+    check_equal(rewritten(config), config);
+    return config.shape.layer.rope_scaling;
+  };
+  CHECK(scaling(R"("rope_scaling": {"rope_type": "default"})") == rf::RopeScaling{});
+  CHECK(scaling(R"("rope_scaling": {"type": "linear", "factor": 2.5})") ==
+        rf::RopeScaling{.rule = rf::RopeRule::linear, .factor = 2.5});
+  const std::string llama3 = R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 1024})";
+  const rf::RopeScaling expected{
+      .rule = rf::RopeRule::llama3, .factor = 8, .original_positions = 1024, .low_freq_factor = 1};
+  CHECK(scaling("\"rope_scaling\": " + llama3) == expected);
+  CHECK(scaling("\"rope_parameters\": " + llama3) == expected);
+  // YaRN's context is the model's where it is not given, its magnitude 0.1 ln(factor) + 1.
+  CHECK(scaling(R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 16})") ==
+        rf::RopeScaling{.rule = rf::RopeRule::yarn,
+                        .factor = 4,
+                        .original_positions = 4096,
+                        .beta_fast = 16,
+                        .magnitude = 0.1 * std::log(4.0) + 1});
+  CHECK(scaling(R"("rope_scaling": {"rope_type": "yarn", "factor": 40, "mscale": 0.7,
+                    "mscale_all_dim": 0.7, "truncate": false})") ==
+        rf::RopeScaling{
+            .rule = rf::RopeRule::yarn, .factor = 40, .original_positions = 4096, .whole_pairs = false});
+
+  const auto scaling_error = [](const std::string& json) {
+    return changed_error("\"rope_scaling\": null", "\"rope_scaling\": " + json);
+  };
+  CHECK(scaling_error(R"({"type": "dynamic", "factor": 2})") ==
+        "rope_scaling.type: found \"dynamic\"; supported: \"default\", \"linear\", \"llama3\", \"yarn\"");
+  CHECK(scaling_error(R"({"factor": 2})") ==
+        "rope_scaling.factor: found 2; supported: no factor without a rope_type of \"linear\", \"llama3\" or "
+        "\"yarn\"");
+  CHECK(scaling_error(R"({"rope_type": "linear"})") == "rope_scaling: the field 'factor' is missing");
+  CHECK(contains(scaling_error(R"({"rope_type": "linear", "factor": 0.5})"), "factor is 0.5; it must be at"));
+  CHECK(contains(scaling_error(R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
+                                   "high_freq_factor": 1, "original_max_position_embeddings": 9})"),
+                 "low_freq_factor is 4 and high_freq_factor 1"));
+}
+
+TEST_CASE("config: Mistral's window is that of heads that stream without sinks") {
+  std::string file = changed(llama, "\"LlamaForCausalLM\"", "\"MistralForCausalLM\"");
+  file = changed(file, "\"model_type\": \"llama\"", "\"model_type\": \"mistral\"");
+  const ModelConfig usual = read(file);
+  CHECK(usual.plan == rf::uniform_plan({"streaming", "bf16", {{"sink", 0}, {"window", 4096}}}, 2, 3));
+  const ModelConfig narrow = read(changed(file, "\"mlp_bias\"", "\"sliding_window\": 64, \"mlp_bias\""));
+  CHECK(narrow.plan == rf::uniform_plan({"streaming", "bf16", {{"sink", 0}, {"window", 64}}}, 2, 3));
+  std::string text;
+  check_equal(rewritten(narrow, &text), narrow);
+  nlohmann::json written = nlohmann::json::parse(text);
+  CHECK(written.at("model_type") == "mistral");
+  CHECK(written.at("sliding_window") == 64);
+  CHECK(!written.contains("recurformer"));
+
+  // Without one it is a Llama model, and written as such.
+  const ModelConfig none = read(changed(file, "\"mlp_bias\"", "\"sliding_window\": null, \"mlp_bias\""));
+  CHECK(none.plan == rf::uniform_plan({"attention", "bf16", {}}, 2, 3));
+  check_equal(rewritten(none, &text), none);
+  CHECK(nlohmann::json::parse(text).at("model_type") == "llama");
+
+  // Converted, what is left of its heads keeps the window.
+  ModelConfig converted = narrow;
+  converted.plan.kinds.push_back({"mamba", "bf16", {}});
+  converted.plan.kind_of_group = {{0, 1, 1}, {1, 1, 0}};
+  check_equal(rewritten(converted, &text), converted);
+  written = nlohmann::json::parse(text);
+  CHECK(written.at("model_type") == "mistral");
+  CHECK(written.contains("recurformer"));
+  CHECK(contains(error(changed(file, "\"mlp_bias\"", "\"sliding_window\": 0, \"mlp_bias\"")),
+                 "sliding_window: expected an integer of at least 1, found 0"));
+}
+
+TEST_CASE("config: Qwen's windows in some layers, and Qwen3's norms of queries and keys") {
+  std::string file = changed(llama, "\"LlamaForCausalLM\"", "\"Qwen3ForCausalLM\"");
+  file = changed(file, "\"model_type\": \"llama\"", "\"model_type\": \"qwen3\"");
+  ModelConfig config = read(file);
+  CHECK(config.shape.layer.qk_norm);
+  CHECK(config.shape.layer.d_head == 128);  // what Qwen3 takes where head_dim is missing
+  CHECK(config.plan == rf::uniform_plan({"attention", "bf16", {}}, 2, 3));
+  std::string text;
+  check_equal(rewritten(config, &text), config);
+  CHECK(nlohmann::json::parse(text).at("model_type") == "qwen3");
+
+  const std::string window = R"("use_sliding_window": true, "sliding_window": 32, )";
+  const auto with = [&](const std::string& fields) {
+    return changed(file, "\"mlp_bias\"", window + fields + "\"mlp_bias\"");
+  };
+  const rf::Plan second = {
+      .kinds = {{"attention", "bf16", {}}, {"streaming", "bf16", {{"sink", 0}, {"window", 32}}}},
+      .kind_of_group = {{0, 0, 0}, {1, 1, 1}}};
+  config = read(with("\"max_window_layers\": 1, "));
+  CHECK(config.plan == second);
+  check_equal(rewritten(config, &text), config);
+  const nlohmann::json written = nlohmann::json::parse(text);
+  CHECK(written.at("layer_types") == nlohmann::json::array({"full_attention", "sliding_attention"}));
+  CHECK(written.at("max_window_layers") == 1);
+  CHECK(!written.contains("recurformer"));
+  CHECK(read(with("")).plan == rf::uniform_plan({"attention", "bf16", {}}, 2, 3));  // from layer 28 on
+  CHECK(read(with(R"("max_window_layers": 0, "layer_types": ["full_attention", "sliding_attention"], )"))
+            .plan == second);
+  CHECK(contains(error(with(R"("layer_types": ["full_attention"], )")),
+                 "layer_types: names the attention of 1 layers; the model has 2"));
+  CHECK(contains(error(with(R"("layer_types": ["full_attention", "chunked"], )")),
+                 "layer_types[1]: found \"chunked\"; supported: \"full_attention\", \"sliding_attention\""));
+  CHECK(contains(error(changed(file, "\"mlp_bias\"",
+                               "\"layer_types\": [\"sliding_attention\", "
+                               "\"full_attention\"], \"mlp_bias\"")),
+                 "(this config has no sliding window)"));
+}
+
 TEST_CASE("config: what these kernels would compute differently is refused") {
   CHECK(changed_error("\"llama\"", "\"gemma\"") ==
-        "model_type: found \"gemma\"; supported: \"llama\", \"qwen2\"");
+        "model_type: found \"gemma\"; supported: \"llama\", \"mistral\", \"qwen2\", \"qwen3\"");
   CHECK(changed_error("\"LlamaForCausalLM\"", "\"LlamaModel\"") ==
         "architectures[0]: found \"LlamaModel\"; supported: \"LlamaForCausalLM\"");
   CHECK(changed_error("\"silu\"", "\"gelu\"") == "hidden_act: found \"gelu\"; supported: \"silu\"");
@@ -221,14 +334,6 @@ TEST_CASE("config: what these kernels would compute differently is refused") {
         "attention_bias: found true; supported: false");
   CHECK(changed_error("\"mlp_bias\": false", "\"mlp_bias\": true") ==
         "mlp_bias: found true; supported: false");
-  CHECK(contains(changed_error("\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"llama3\"}"),
-                 "rope_scaling.rope_type: found \"llama3\"; supported: \"default\""));
-  CHECK(contains(changed_error("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}"),
-                 "rope_scaling.type: found \"linear\"; supported: \"default\""));
-  CHECK(contains(changed_error("\"rope_scaling\": null", "\"rope_scaling\": {\"factor\": 2}"),
-                 "rope_scaling: found {\"factor\":2}; supported: null"));
-  CHECK(contains(changed_error("\"rope_scaling\": null", "\"rope_parameters\": {\"rope_type\": \"yarn\"}"),
-                 "rope_parameters.rope_type: found \"yarn\""));
   CHECK(changed_error("\"rope_scaling\": null", "\"sliding_window\": 4096") ==
         "sliding_window: found 4096; supported: null");
   CHECK(changed_error("\"rope_scaling\": null", "\"use_sliding_window\": true") ==

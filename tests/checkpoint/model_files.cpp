@@ -276,10 +276,57 @@ TEST_CASE("model files: what is missing, unknown or of another shape is named; n
   CHECK(
       contains(message_of<rf::FileError>([&] { rf::load_weights(model.weights(), folder.path().string()); }),
                "model.safetensors: cannot be opened"));
-  rf::write_file_atomically(folder / "model.safetensors.index.json", "{}");
-  CHECK(
-      contains(message_of<rf::FileError>([&] { rf::load_weights(model.weights(), folder.path().string()); }),
-               "the folder has a model in several files; supported: one"));
+}
+
+TEST_CASE("model files: a model in several files") {
+  const TemporaryFolder folder;
+  Model model = made(mixed);
+  save(model, folder / "whole");
+  const rf::SafetensorsFile whole(folder / "whole/model.safetensors");
+  nlohmann::json map = nlohmann::json::object();
+  const auto put_shard = [&](const std::string& name, auto&& has) {
+    rf::SafetensorsWriter writer;
+    for (const rf::TensorEntry& tensor : whole.tensors())
+      if (has(tensor.name)) {
+        writer.add(tensor.name, tensor.dtype, tensor.shape, tensor.bytes);
+        map[tensor.name] = name;
+      }
+    writer.write(folder / name);
+  };
+  const auto put_index = [&](const nlohmann::json& weight_map) {
+    rf::write_file_atomically(folder / "model.safetensors.index.json",
+                              nlohmann::json({{"weight_map", weight_map}}).dump());
+  };
+  const auto in_first = [](const std::string& name) { return name.find("layers.0") == name.npos; };
+  put_shard("a.safetensors", in_first);
+  put_shard("b.safetensors", [&](const std::string& name) { return !in_first(name); });
+  put_index(map);
+  Model loaded(shape, mixed);
+  rf::load_weights(loaded.weights(), folder.path().string());
+  save(loaded, folder / "again");
+  CHECK(rf::read_text_file(folder / "again/model.safetensors") ==
+        rf::read_text_file(folder / "whole/model.safetensors"));
+
+  const auto index_error = [&](const nlohmann::json& weight_map) {
+    put_index(weight_map);
+    return message_of<rf::FileError>([&] { rf::load_weights(loaded.weights(), folder.path().string()); });
+  };
+  nlohmann::json wrong = map;
+  wrong["model.norm.weight"] = "../a.safetensors";
+  CHECK(contains(index_error(wrong), "expected the name of a .safetensors file beside it"));
+  wrong["model.norm.weight"] = "b.safetensors";
+  CHECK(contains(index_error(wrong), "b.safetensors: lacks tensor 'model.norm.weight', which "));
+  wrong = map;
+  wrong.erase("model.norm.weight");
+  CHECK(contains(index_error(wrong), "a.safetensors: has tensor 'model.norm.weight', which "));
+  wrong["model.norm.weight"] = "c.safetensors";
+  CHECK(contains(index_error(wrong), "c.safetensors: cannot be opened"));
+  CHECK(contains(index_error(nlohmann::json::object()), "its weight_map names no tensors"));
+  wrong = map;
+  put_shard("a.safetensors",
+            [&](const std::string& name) { return in_first(name) && name != "model.norm.weight"; });
+  wrong.erase("model.norm.weight");
+  CHECK(contains(index_error(wrong), "index.json: lacks 1 of the "));
 }
 
 TEST_CASE("model files: weights of another plan than the config's are refused, not misread") {

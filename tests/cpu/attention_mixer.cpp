@@ -72,6 +72,24 @@ TEST_CASE("attention: bits do not depend on the number of threads, nor on NaN in
   harness.check_nan_isolation();
 }
 
+TEST_CASE("attention: norms of queries and keys, and scaled rotary positions") {
+  const auto normed = [](int d_head, int queries) {
+    rf::HeadShape out = shape(d_head, queries);
+    out.qk_norm = true;
+    out.norm_epsilon = 1e-3;
+    out.rope_scaling = {.rule = rf::RopeRule::yarn, .factor = 4, .original_positions = 24, .magnitude = 1.2};
+    return out;
+  };
+  Harness<Attention>({}, {.shape = normed(16, 2)}).check_forward();
+  Harness<Attention, rf::Bf16>({}, {.shape = normed(64, 1), .lengths = {70, 3}}).check_forward();
+  Harness<Streaming>(streaming(2, 9), {.shape = normed(16, 3)}).check_forward();
+  Harness<Attention>({}, {.shape = normed(16, 2), .lengths = {9, 0, 1, 5}}).check_backward();
+  Harness<Streaming>(streaming(1, 3), {.shape = normed(16, 1), .lengths = {23}}).check_backward();
+  Harness<Attention> harness({}, {.shape = normed(16, 2), .lengths = {50, 0, 131, 7}});
+  harness.check_threads();
+  harness.check_nan_isolation();
+}
+
 TEST_CASE("attention: gradients") {
   Harness<Attention>({}, {.shape = shape(16, 2), .lengths = {9, 0, 1, 5}}).check_backward();
   Harness<Attention>({}, {.shape = shape(16, 3), .layer_groups = 3, .groups = {2}, .lengths = {23}})

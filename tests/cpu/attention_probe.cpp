@@ -78,7 +78,7 @@ struct Fixture {
                         ((sequence.first_row + t) * 2 + static_cast<std::int64_t>(group)) * group_columns +
                         first;
       result.insert(result.end(), from, from + d_head);
-      rf::reference::rotate(result.data() + t * d_head, d_head, shape.rope_base, t);
+      rf::reference::rotate(result.data() + t * d_head, shape, t);
     }
     return result;
   }

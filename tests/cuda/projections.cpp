@@ -133,7 +133,7 @@ std::vector<double> expected(const Layer& layer, const Inputs<T>& in, bool round
       for (int c = 0; c < columns; c += layer.d_head) {
         if (c >= layer.mamba_begin()) break;
         if (layer.is_rotated(c))
-          rf::reference::rope_rotate(std::span(row + c, at(layer.d_head)), s.position + r, rope_base);
+          rf::reference::rotate(row + c, {.d_head = layer.d_head, .rope_base = rope_base}, s.position + r);
       }
     }
   return y;

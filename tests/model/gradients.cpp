@@ -102,7 +102,8 @@ class HeadMatching {
       one.h = rf::reference::detail::rms_norm_rows(x, layer.mixer_norm, shape.norm_epsilon);
       one.target.resize(tokens.size() * static_cast<std::size_t>(shape.heads_width()));
       layer.for_each_run([&](std::size_t, const auto& run) {
-        rf::reference::detail::run_heads(run, shape, one.h, tokens.size(), rf::reference::exact, {}, one.target);
+        rf::reference::detail::run_heads(run, shape, {}, one.h, tokens.size(), rf::reference::exact, {},
+                                         one.target);
       });
       rf::reference::forward_layer(layer, shape, x);
     }
@@ -121,7 +122,7 @@ class HeadMatching {
       std::vector<double> u(layer.target.size());
       model.weights().layers[l].for_each_run([&]<class K>(std::size_t, const rf::RunWeights<K>& run) {
         if (rf::reuses_attention_weights<typename K::Mixer>) return;
-        rf::reference::detail::run_heads(run, shape, layer.h, rows, rf::reference::exact, {}, u);
+        rf::reference::detail::run_heads(run, shape, {}, layer.h, rows, rf::reference::exact, {}, u);
         for (std::size_t i = 0; i < u.size(); ++i) {
           const auto group = static_cast<int>(i % width / columns);
           if (std::find(run.groups.begin(), run.groups.end(), group) == run.groups.end()) continue;
@@ -154,6 +155,17 @@ TEST_CASE("biases of queries, keys and values have the gradient that finite diff
   const auto parameters = rf::parameter_refs(model.weights());
   CHECK(std::any_of(parameters.begin(), parameters.end(),
                     [](const auto& p) { return p.name == "layers.1.attention_qkv_bias.bias"; }));
+  check_gradients(std::move(model));
+}
+
+TEST_CASE("norms of queries and keys have the gradient that finite differences give") {
+  rf::ModelShape shape = small::shape();
+  shape.layer.qk_norm = true;
+  small::Model model(shape, small::hybrid_plan());  // of two runs that share the norms, and two that do not
+  small::randomise(model);
+  const auto parameters = rf::parameter_refs(model.weights());
+  CHECK(std::any_of(parameters.begin(), parameters.end(),
+                    [](const auto& p) { return p.name == "layers.1.key_norm"; }));
   check_gradients(std::move(model));
 }
 

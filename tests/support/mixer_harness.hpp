@@ -56,11 +56,15 @@ class MixerHarness {
       : mixer_(mixer),
         case_(std::move(what)),
         width_(projection_width(mixer, case_.shape)),
-        rope_(case_.shape.d_head, case_.shape.rope_base) {
+        rope_(case_.shape.d_head, case_.shape.rope_base, case_.shape.rope_scaling) {
     Random random(case_.seed);
     rope_.reserve(*std::max_element(case_.lengths.begin(), case_.lengths.end()) + 1);
     projected.resize(static_cast<std::size_t>(total_rows() * groups() * width_));
     for (float& x : projected) x = static_cast<float>(case_.scale * random.normal());
+    if (case_.shape.qk_norm)
+      for (std::vector<float>* gain : {&query_norm_, &key_norm_})
+        for (int d = 0; d < case_.shape.d_head; ++d)
+          gain->push_back(static_cast<float>(1 + 0.3 * random.normal()));
     for (const ParameterSpec& parameter : mixer_.parameters(case_.shape)) {
       if (parameter.role != Role::local) continue;
       auto& values = local.emplace_back();
@@ -252,6 +256,8 @@ class MixerHarness {
                  .sequences = sequences,
                  .projected = {.data = packed.data(), .stride = groups() * width_ + padding},
                  .local = pointers,
+                 .query_norm = query_norm_.data(),
+                 .key_norm = key_norm_.data(),
                  .rope = &rope_,
                  .cache = cache,
                  .out = {.data = out.data(), .stride = out_width()}});
@@ -278,6 +284,8 @@ class MixerHarness {
       const std::size_t size = parameter.size() / static_cast<std::size_t>(groups());
       slices.push_back(std::span(parameter).subspan(static_cast<std::size_t>(group) * size, size));
     }
+    const std::vector<double> query_norm(query_norm_.begin(), query_norm_.end()),
+        key_norm(key_norm_.begin(), key_norm_.end());
     typename Reference::State state;
     std::vector<std::int64_t> ends;
     if (borders) {
@@ -293,6 +301,8 @@ class MixerHarness {
                           .position = begin,
                           .projected = input.data() + begin * width_,
                           .local = slices,
+                          .query_norm = case_.shape.qk_norm ? query_norm.data() : nullptr,
+                          .key_norm = case_.shape.qk_norm ? key_norm.data() : nullptr,
                           .out = out.data() + begin * case_.shape.group_width()},
                          state);
       begin = end;
@@ -362,6 +372,8 @@ class MixerHarness {
                                                  .sequences = sequences,
                                                  .projected = {.data = packed.data(), .stride = stride},
                                                  .local = pointers,
+                                                 .query_norm = query_norm_.data(),
+                                                 .key_norm = key_norm_.data(),
                                                  .rope = &rope_,
                                                  .cache = {},
                                                  .out = {.data = out.data(), .stride = out_width()},
@@ -378,18 +390,23 @@ class MixerHarness {
       std::fill_n(d_local.back().data(), values.size(), 0.25f);  // backward adds
     }
     for (auto& values : d_local) d_pointers.push_back(values.data());
+    std::vector<float> d_norms(static_cast<std::size_t>(2 * case_.shape.d_head));
     Kernel::template backward<Precision, Widths>(
         mixer_, {.shape = case_.shape,
                  .groups = case_.groups,
                  .sequences = sequences,
                  .projected = {.data = packed.data(), .stride = stride},
                  .local = pointers,
+                 .query_norm = query_norm_.data(),
+                 .key_norm = key_norm_.data(),
                  .rope = &rope_,
                  .saved = saved.data(),
                  .out = {.data = out.data(), .stride = out_width()},
                  .d_out = {.data = d_out.data(), .stride = out_width()},
                  .d_projected = {.data = d_projected.data(), .stride = stride},
-                 .d_local = d_pointers});
+                 .d_local = d_pointers,
+                 .d_query_norm = d_norms.data(),
+                 .d_key_norm = d_norms.data() + case_.shape.d_head});
     CHECK(packed.intact());
     CHECK(out.intact());
     CHECK(saved.intact());
@@ -458,6 +475,7 @@ class MixerHarness {
   MixerCase case_;
   std::int64_t width_;  // projected columns of one group
   cpu::RopeTable rope_;
+  std::vector<float> query_norm_, key_norm_;  // empty without qk_norm
 };
 
 }  // namespace rf::test

@@ -1,9 +1,16 @@
 #ifndef RECURFORMER_CHECKPOINT_HF_CONFIG_HPP
 #define RECURFORMER_CHECKPOINT_HF_CONFIG_HPP
 
-// <folder>/config.json, in the form that Hugging Face gives Llama models, so that a model of nothing but
-// attention is one for `transformers` too. With biases on queries, keys and values, and on nothing else, it
-// is Qwen2's form. What is ours stands in a section of its own, of which both halves are optional:
+// <folder>/config.json, in the form that Hugging Face gives four families of models:
+//
+//   llama     attention; rotary positions plain or scaled (see hf_rope.hpp)
+//   mistral   the same with a sliding window: heads that stream without sinks
+//   qwen2     biases on queries, keys and values; a window in the layers that layer_types or
+//             max_window_layers name
+//   qwen3     norms of queries and keys; windows as in qwen2
+//
+// A model of nothing else is one for `transformers` too. What is ours stands in a section of its own, of
+// which both halves are optional:
 //
 //   "recurformer": {
 //     "format": 1,
@@ -12,9 +19,8 @@
 //     "vocabulary": "bytes"               tokens 0 to 255 are bytes; there is no tokenizer
 //   }
 //
-// Without kinds and layers every group is attention in the precision of torch_dtype, with biases if the
-// model_type is "qwen2". A field that changes
-// what a Llama model computes in a way that these kernels do not know is an error; fields that change
+// Without kinds and layers the groups are what the family says, in the precision of torch_dtype. A field that
+// changes what a model computes in a way that these kernels do not know is an error; fields that change
 // nothing are kept and written back.
 
 #include <algorithm>
@@ -31,6 +37,7 @@
 #include <vector>
 
 #include "recurformer/checkpoint/atomic_file.hpp"
+#include "recurformer/checkpoint/hf_rope.hpp"
 #include "recurformer/checkpoint/json.hpp"
 #include "recurformer/checkpoint/plan_file.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
@@ -63,7 +70,7 @@ inline constexpr std::array<LlamaDType, 3> llama_dtypes = {
     {{DType::F32, "float32", "fp32"}, {DType::BF16, "bfloat16", "bf16"}, {DType::F16, "float16", "fp16"}}};
 
 /// Fields that are read below and written from ModelConfig; all others go to ModelConfig::other.
-inline constexpr std::array<std::string_view, 25> llama_fields = {"architectures",
+inline constexpr std::array<std::string_view, 27> llama_fields = {"architectures",
                                                                   "model_type",
                                                                   "hidden_size",
                                                                   "intermediate_size",
@@ -84,65 +91,120 @@ inline constexpr std::array<std::string_view, 25> llama_fields = {"architectures
                                                                   "mlp_bias",
                                                                   "sliding_window",
                                                                   "use_sliding_window",
+                                                                  "max_window_layers",
+                                                                  "layer_types",
                                                                   "quantization_config",
                                                                   "torch_dtype",
                                                                   "dtype",
                                                                   "recurformer"};
 
-/// What Hugging Face calls a family of models, and the attention heads that these have here.
+/// Which layers of a family may have a sliding window.
+enum class WindowedLayers { none, all, some };
+
+/// What Hugging Face calls a family of models, what its heads are here, and what its fields are where they
+/// are missing.
 struct ModelFamily {
-  std::string_view type, architecture, attention;
+  std::string_view type, architecture;
+  bool qkv_bias = false, qk_norm = false;
+  WindowedLayers windows = WindowedLayers::none;
+  std::int64_t kv_heads = 0;  ///< 0: as many as query heads
+  std::int64_t head_dim = 0;  ///< 0: hidden_size / num_attention_heads
+  std::int64_t max_positions = 2048;
+
+  std::string_view attention() const {
+    return qkv_bias ? Attention<AttentionPolicy{.qkv_bias = true}>::name : Attention<>::name;
+  }
+  std::string_view streaming() const {
+    return qkv_bias ? StreamingAttention<StreamingWindow{}, AttentionPolicy{.qkv_bias = true}>::name
+                    : StreamingAttention<>::name;
+  }
 };
-inline constexpr AttentionPolicy qwen2_attention = {.qkv_bias = true};
-inline constexpr ModelFamily llama = {"llama", "LlamaForCausalLM", Attention<>::name};
-inline constexpr ModelFamily qwen2 = {"qwen2", "Qwen2ForCausalLM", Attention<qwen2_attention>::name};
+inline constexpr ModelFamily llama = {.type = "llama", .architecture = "LlamaForCausalLM"};
+inline constexpr ModelFamily mistral = {.type = "mistral",
+                                        .architecture = "MistralForCausalLM",
+                                        .windows = WindowedLayers::all,
+                                        .kv_heads = 8,
+                                        .max_positions = 131072};
+inline constexpr ModelFamily qwen2 = {.type = "qwen2",
+                                      .architecture = "Qwen2ForCausalLM",
+                                      .qkv_bias = true,
+                                      .windows = WindowedLayers::some,
+                                      .kv_heads = 32,
+                                      .max_positions = 32768};
+inline constexpr ModelFamily qwen3 = {.type = "qwen3",
+                                      .architecture = "Qwen3ForCausalLM",
+                                      .qk_norm = true,
+                                      .windows = WindowedLayers::some,
+                                      .kv_heads = 32,
+                                      .head_dim = 128,
+                                      .max_positions = 32768};
 
-/// "config.json: hidden_act: found "gelu"; supported: ..."
-[[noreturn]] inline void fail_unsupported(const JsonReader& field, std::string_view supported) {
-  field.fail("found ", one_line(field.value().dump(), 100), "; supported: ", supported);
-}
-
-/// Refuses rotary embeddings other than the plain ones, in the older and the newer spelling.
-inline void check_plain_rope(const JsonReader& reader) {
-  for (const std::string_view field : {"rope_scaling", "rope_parameters"})
-    if (const auto rope = reader.optional(field))
-      for (const std::string_view key : {"rope_type", "type"})
-        if (const auto type = rope->optional(key); type && type->string() != "default")
-          fail_unsupported(*type, "\"default\": rotary positions without scaling");
-  if (const auto scaling = reader.optional("rope_scaling"); scaling && scaling->optional("factor"))
-    fail_unsupported(*scaling, "null");
-}
+/// The sliding window of every layer, in tokens; 0 where all tokens are seen.
+using LayerWindows = std::vector<std::int64_t>;
 
 inline const ModelFamily& read_family(const JsonReader& reader) {
   const JsonReader type = reader.at("model_type");
-  if (type.string() != llama.type && type.string() != qwen2.type)
-    fail_unsupported(type, "\"llama\", \"qwen2\"");
-  return type.string() == llama.type ? llama : qwen2;
+  for (const ModelFamily* family : {&llama, &mistral, &qwen2, &qwen3})
+    if (type.string() == family->type) return *family;
+  fail_unsupported(type, "\"llama\", \"mistral\", \"qwen2\", \"qwen3\"");
 }
 
 /// Refuses what these kernels would compute differently.
 inline void check_family(const JsonReader& reader, const ModelFamily& family) {
-  const bool has_bias = family.type == qwen2.type;
   if (const auto architectures = reader.optional("architectures"))
     for (const JsonReader& architecture : architectures->array())
       if (architecture.string() != family.architecture)
         fail_unsupported(architecture, text("\"", family.architecture, "\""));
   if (const auto act = reader.optional("hidden_act"); act && act->string() != "silu")
     fail_unsupported(*act, "\"silu\"");
-  // Llama's would be on W_O too.
-  if (const auto bias = reader.optional("attention_bias"); bias && bias->boolean() != has_bias)
-    fail_unsupported(*bias, has_bias ? "true" : "false");
+  // Except Qwen2's, which go without saying, they would be on W_O too.
+  if (const auto bias = reader.optional("attention_bias"); bias && bias->boolean() != family.qkv_bias)
+    fail_unsupported(*bias, family.qkv_bias ? "true" : "false");
   if (const auto bias = reader.optional("mlp_bias"); bias && bias->boolean())
     fail_unsupported(*bias, "false");
   if (const auto value = reader.optional("quantization_config")) fail_unsupported(*value, "null");
-  // Qwen2 names a window that it does not use.
-  const auto uses_window = reader.optional("use_sliding_window");
-  if (uses_window && uses_window->boolean()) fail_unsupported(*uses_window, "false");
-  if (const auto window = reader.optional("sliding_window"); window && !uses_window)
-    fail_unsupported(*window, "null");
   if (const auto factor = reader.optional("partial_rotary_factor"); factor && factor->number() != 1.0)
     fail_unsupported(*factor, "1");
-  check_plain_rope(reader);
+}
+
+/// The window that the family's fields name; 0 if it has none, or does not use it.
+inline std::int64_t read_window(const JsonReader& reader, const ModelFamily& family) {
+  const auto window = reader.optional("sliding_window"), use = reader.optional("use_sliding_window");
+  if (family.windows == WindowedLayers::none) {
+    if (use && use->boolean()) fail_unsupported(*use, "false");
+    if (window && !use) fail_unsupported(*window, "null");
+    return 0;
+  }
+  // Qwen's configs name a window that they mostly do not use.
+  if (family.windows == WindowedLayers::some && !(use && use->boolean())) return 0;
+  if (window) return window->integer(1);
+  constexpr std::int64_t default_window = 4096;
+  return reader.value().contains("sliding_window") ? 0 : default_window;
+}
+
+inline LayerWindows read_layer_windows(const JsonReader& reader, const ModelFamily& family, int layers) {
+  const std::int64_t window = read_window(reader, family);
+  LayerWindows out(static_cast<std::size_t>(layers), window);
+  if (const auto types = reader.optional("layer_types")) {
+    const std::vector<JsonReader> all = types->array();
+    if (all.size() != out.size())
+      types->fail("names the attention of ", all.size(), " layers; the model has ", layers);
+    for (std::size_t layer = 0; layer < out.size(); ++layer) {
+      const std::string& type = all[layer].string();
+      const bool slides = type == "sliding_attention";
+      if ((!slides && type != "full_attention") || (slides && window == 0))
+        fail_unsupported(all[layer], window == 0 ? "\"full_attention\" (this config has no sliding window)"
+                                                 : "\"full_attention\", \"sliding_attention\"");
+      if (!slides) out[layer] = 0;
+    }
+  } else if (family.windows == WindowedLayers::some) {
+    constexpr std::int64_t default_first = 28;
+    const auto field = reader.optional("max_window_layers");
+    const std::int64_t first = field ? field->integer(0) : default_first;
+    for (std::size_t layer = 0; layer < out.size(); ++layer)
+      if (static_cast<std::int64_t>(layer) < first) out[layer] = 0;
+  }
+  return out;
 }
 
 inline std::int64_t integer_or(const JsonReader& reader, std::string_view field, std::int64_t fallback,
@@ -152,49 +214,47 @@ inline std::int64_t integer_or(const JsonReader& reader, std::string_view field,
 }
 
 /// Width of a head and numbers of heads, which depend on each other.
-inline void read_heads(const JsonReader& reader, LayerShape& shape) {
+inline void read_heads(const JsonReader& reader, const ModelFamily& family, LayerShape& shape) {
   constexpr std::int64_t most = 1 << 14;  // heads; keeps every width within an int
   const JsonReader heads_field = reader.at("num_attention_heads");
   const std::int64_t heads = heads_field.integer(1, most);
-  const std::int64_t groups = integer_or(reader, "num_key_value_heads", heads, most);
+  const std::int64_t groups =
+      integer_or(reader, "num_key_value_heads", family.kv_heads > 0 ? family.kv_heads : heads, most);
   if (heads % groups != 0)
     heads_field.fail("found ", heads, "; supported: multiples of num_key_value_heads, ", groups);
   shape.kv_groups = static_cast<int>(groups);
   shape.queries_per_group = static_cast<int>(heads / groups);
 
   const auto head_dim = reader.optional("head_dim");
-  if (!head_dim && shape.d_model % heads != 0)
+  const bool is_quotient = !head_dim && family.head_dim == 0;
+  if (is_quotient && shape.d_model % heads != 0)
     heads_field.fail("found ", heads, "; supported without head_dim: divisors of hidden_size, ",
                      shape.d_model);
-  const std::int64_t d_head = head_dim ? head_dim->integer(1, 1 << 20) : shape.d_model / heads;
+  const std::int64_t d_head = is_quotient ? shape.d_model / heads
+                              : head_dim  ? head_dim->integer(1, 1 << 20)
+                                          : family.head_dim;
   if (!is_supported_d_head(static_cast<int>(d_head))) {
     std::string widths;
     for (const int width : supported_d_head) widths += text(widths.empty() ? "" : ", ", width);
-    reader.fail(head_dim ? "head_dim: found " : "hidden_size / num_attention_heads: found ", d_head,
+    reader.fail(is_quotient ? "hidden_size / num_attention_heads: found " : "head_dim: found ", d_head,
                 "; supported: ", widths);
   }
   shape.d_head = static_cast<int>(d_head);
 }
 
-inline double read_rope_theta(const JsonReader& reader) {
-  constexpr double default_theta = 10000.0;
-  auto theta = reader.optional("rope_theta");
-  if (const auto parameters = reader.optional("rope_parameters"))
-    if (const auto newer = parameters->optional("rope_theta")) theta = newer;
-  const double value = theta ? theta->number() : default_theta;
-  if (!(value > 1)) fail_unsupported(*theta, "a number above 1");
-  return value;
-}
-
-inline ModelShape read_shape(const JsonReader& reader) {
+inline ModelShape read_shape(const JsonReader& reader, const ModelFamily& family,
+                             std::int64_t max_positions) {
   constexpr std::int64_t most = 1 << 24;
   ModelShape shape;
   shape.layer.d_model = static_cast<int>(reader.at("hidden_size").integer(1, most));
   shape.layer.d_ff = static_cast<int>(reader.at("intermediate_size").integer(0, most));
   shape.layers = static_cast<int>(reader.at("num_hidden_layers").integer(1, 1 << 14));
   shape.vocabulary = static_cast<int>(reader.at("vocab_size").integer(1, most));
-  read_heads(reader, shape.layer);
-  shape.layer.rope_base = read_rope_theta(reader);
+  read_heads(reader, family, shape.layer);
+  const Rope rope = read_rope(reader, max_positions);
+  shape.layer.rope_base = rope.base;
+  shape.layer.rope_scaling = rope.scaling;
+  shape.layer.qk_norm = family.qk_norm;
   const auto epsilon = reader.optional("rms_norm_eps");
   shape.layer.norm_epsilon = epsilon ? epsilon->number() : 1e-6;  // what `transformers` takes
   if (!(shape.layer.norm_epsilon > 0)) fail_unsupported(*epsilon, "a positive number");
@@ -225,19 +285,77 @@ inline void read_section(const JsonReader& section, ModelConfig& config) {
   }
 }
 
-/// True if the plan is what a config without a section of ours means.
-inline bool is_plain_attention(const Plan& used, const ModelFamily& family, std::string_view precision) {
-  return used.kinds.size() == 1 && used.kinds[0].mixer == family.attention &&
-         used.kinds[0].precision == precision;
+/// What a config without a section of ours means.
+inline Plan family_plan(const ModelFamily& family, const LayerWindows& windows, std::string_view precision,
+                        int groups) {
+  Plan out;
+  for (const std::int64_t window : windows) {
+    KindChoice kind{
+        std::string(window == 0 ? family.attention() : family.streaming()), std::string(precision), {}};
+    if (window > 0) kind.options = {{"sink", 0}, {"window", window}};
+    out.kind_of_group.emplace_back(static_cast<std::size_t>(groups), with_kind(out, kind));
+  }
+  return out;
 }
 
-/// The family whose tensors a model with these kinds has.
-inline const ModelFamily& family_of(const Plan& used) {
-  const bool has_bias = std::any_of(used.kinds.begin(), used.kinds.end(), [](const KindChoice& kind) {
-    return kind.mixer == Attention<qwen2_attention>::name ||
-           kind.mixer == StreamingAttention<StreamingWindow{}, qwen2_attention>::name;
+/// The family whose tensors and fields a model with this plan has, and its windows: those of heads that
+/// stream without sinks, in layers that keep no head which sees everything.
+struct WrittenFamily {
+  const ModelFamily* family = &llama;
+  LayerWindows windows;
+};
+
+inline WrittenFamily written_family(const ModelShape& shape, const Plan& used) {
+  const ModelFamily& biased = qwen2;
+  const auto is_kind = [&](int kind, std::string_view plain, std::string_view with_bias) {
+    const std::string& mixer = used.kinds[static_cast<std::size_t>(kind)].mixer;
+    return mixer == plain || mixer == with_bias;
+  };
+  const auto window_of = [&](int kind) -> std::int64_t {
+    if (!is_kind(kind, llama.streaming(), biased.streaming())) return 0;
+    std::int64_t sink = StreamingWindow{}.sink, window = StreamingWindow{}.window;
+    for (const auto& [option, value] : used.kinds[static_cast<std::size_t>(kind)].options)
+      (option == "sink" ? sink : window) = value;
+    return sink == 0 ? window : 0;
+  };
+  WrittenFamily out;
+  bool all_slide = true;
+  for (const auto& groups : used.kind_of_group) {
+    std::int64_t window = 0;
+    bool sees_all = false;
+    for (const int kind : groups) {
+      window = std::max(window, window_of(kind));
+      sees_all = sees_all || is_kind(kind, llama.attention(), biased.attention());
+    }
+    out.windows.push_back(sees_all ? 0 : window);
+    all_slide = all_slide && out.windows.back() > 0;
+  }
+  const bool has_bias = std::any_of(used.kinds.begin(), used.kinds.end(), [&](const KindChoice& kind) {
+    return kind.mixer == biased.attention() || kind.mixer == biased.streaming();
   });
-  return has_bias ? qwen2 : llama;
+  out.family = shape.layer.qk_norm ? &qwen3 : has_bias ? &qwen2 : all_slide ? &mistral : &llama;
+  if (out.family->windows == WindowedLayers::none) out.windows.assign(used.kind_of_group.size(), 0);
+  return out;
+}
+
+/// The fields of sliding windows.
+inline nlohmann::json windows_json(const WrittenFamily& written) {
+  const std::int64_t window = *std::max_element(written.windows.begin(), written.windows.end());
+  if (written.family->windows == WindowedLayers::none) return nlohmann::json::object();
+  nlohmann::json out = {{"sliding_window", nullptr}};
+  if (window > 0) out["sliding_window"] = window;
+  if (written.family->windows == WindowedLayers::all) return out;
+  out["use_sliding_window"] = window > 0;
+  if (window == 0) return out;
+  auto types = nlohmann::json::array();
+  std::size_t first = 0;
+  for (const std::int64_t one : written.windows) {
+    types.push_back(one > 0 ? "sliding_attention" : "full_attention");
+    if (one == 0 && first + 1 == types.size()) ++first;
+  }
+  out["layer_types"] = std::move(types);
+  out["max_window_layers"] = first;  // for versions that do not know layer_types
+  return out;
 }
 
 inline std::string config_path(const std::string& folder) {
@@ -255,12 +373,13 @@ inline ModelConfig read_model_config(const std::string& folder) {
   detail::check_family(reader, family);
 
   ModelConfig config;
-  config.shape = detail::read_shape(reader);
+  config.max_positions =
+      detail::integer_or(reader, "max_position_embeddings", family.max_positions, std::int64_t{1} << 40);
+  config.shape = detail::read_shape(reader, family, config.max_positions);
   const detail::LlamaDType& dtype = detail::read_dtype(reader);
   config.dtype = dtype.dtype;
-  config.max_positions = detail::integer_or(reader, "max_position_embeddings", 2048, std::int64_t{1} << 40);
-  config.plan = uniform_plan({std::string(family.attention), std::string(dtype.precision), {}},
-                             config.shape.layers, config.shape.layer.kv_groups);
+  config.plan = detail::family_plan(family, detail::read_layer_windows(reader, family, config.shape.layers),
+                                    dtype.precision, config.shape.layer.kv_groups);
   if (const auto section = reader.optional("recurformer")) detail::read_section(*section, config);
   for (const auto& [field, value] : document.items())
     if (std::find(detail::llama_fields.begin(), detail::llama_fields.end(), field) ==
@@ -283,7 +402,8 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
 
   const LayerShape& layer = config.shape.layer;
   const Plan used = without_unused_kinds(config.plan);
-  const detail::ModelFamily& family = detail::family_of(used);
+  const detail::WrittenFamily written = detail::written_family(config.shape, used);
+  const detail::ModelFamily& family = *written.family;
   const nlohmann::json ours = {{"architectures", nlohmann::json::array({family.architecture})},
                                {"model_type", family.type},
                                {"hidden_size", layer.d_model},
@@ -294,20 +414,22 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
                                {"head_dim", layer.d_head},
                                {"rms_norm_eps", layer.norm_epsilon},
                                {"rope_theta", layer.rope_base},
-                               {"rope_scaling", nullptr},
+                               {"rope_scaling", detail::rope_scaling_json(layer.rope_scaling)},
                                {"vocab_size", config.shape.vocabulary},
                                {"tie_word_embeddings", config.shape.tied_embeddings},
                                {"max_position_embeddings", config.max_positions},
                                {"hidden_act", "silu"},
-                               {"attention_bias", family.type == detail::qwen2.type},
+                               {"attention_bias", family.qkv_bias},
                                {"mlp_bias", false},
                                {"torch_dtype", dtype->torch}};
   nlohmann::json out = {{"bos_token_id", nullptr}, {"eos_token_id", nullptr}};
   out.update(config.other);
   out.update(ours);
+  out.update(detail::windows_json(written));
 
   nlohmann::json section = {{"format", 1}};
-  if (!detail::is_plain_attention(used, family, dtype->precision)) detail::add_plan(section, used);
+  if (used != detail::family_plan(family, written.windows, dtype->precision, layer.kv_groups))
+    detail::add_plan(section, used);
   if (config.byte_vocabulary) section["vocabulary"] = "bytes";
   if (section.size() > 1) out["recurformer"] = std::move(section);
   write_file_atomically(detail::config_path(folder), detail::json_text(out) + "\n");

@@ -1,7 +1,8 @@
 #ifndef RECURFORMER_CHECKPOINT_MODEL_FILES_HPP
 #define RECURFORMER_CHECKPOINT_MODEL_FILES_HPP
 
-// A model in a folder, as Hugging Face lays it out: config.json (see hf_config.hpp) and model.safetensors.
+// A model in a folder, as Hugging Face lays it out: config.json (see hf_config.hpp) and its
+// tensors, in one file or several (see model_tensors.hpp); saving writes one.
 //
 // Loading checks names and shapes of all tensors before it changes a weight; then every tensor is copied
 // piece by piece from the mapped file to where the kernels want it, converting between F32, BF16 and F16
@@ -30,6 +31,7 @@
 #include <vector>
 
 #include "recurformer/checkpoint/hf_config.hpp"
+#include "recurformer/checkpoint/model_tensors.hpp"
 #include "recurformer/checkpoint/safetensors.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
 #include "recurformer/model/weights.hpp"
@@ -40,15 +42,6 @@ namespace detail {
 
 inline std::string weights_path(const std::string& folder) {
   return (std::filesystem::path(folder) / "model.safetensors").string();
-}
-
-/// FileError if the folder has a model in several files instead of one.
-inline void check_not_sharded(const std::string& path) {
-  std::error_code ignored;
-  check_file(
-      std::filesystem::exists(path, ignored) || !std::filesystem::exists(path + ".index.json", ignored), path,
-      "is missing: the folder has a model in several files; supported: one. Save it again with "
-      "save_pretrained(..., max_shard_size=\"1000GB\")");
 }
 
 /// "'a', 'b', 'c' and 5 more"
@@ -66,14 +59,14 @@ inline bool is_ignored_tensor(std::string_view name, bool tied_embeddings) {
   return name.ends_with("rotary_emb.inv_freq") || (tied_embeddings && name == "lm_head.weight");
 }
 
-/// FileError unless the file holds these tensors, in these shapes, and no other.
-inline void check_tensors(const SafetensorsFile& file, const std::vector<FileTensor>& tensors,
+/// FileError unless the files hold these tensors, in these shapes, and no other.
+inline void check_tensors(const ModelTensors& file, const std::vector<FileTensor>& tensors,
                           bool tied_embeddings) {
   std::vector<std::string> missing, extra;
   std::set<std::string_view> expected;
   for (const FileTensor& tensor : tensors) {
     expected.insert(tensor.name);
-    if (!file.contains(tensor.name)) missing.push_back(tensor.name);
+    if (file.find(tensor.name) == nullptr) missing.push_back(tensor.name);
   }
   for (const std::string& name : file.names())
     if (!expected.contains(name) && !is_ignored_tensor(name, tied_embeddings)) extra.push_back(name);
@@ -84,21 +77,22 @@ inline void check_tensors(const SafetensorsFile& file, const std::vector<FileTen
   check_file(extra.empty(), file.path(), "has ", extra.size(),
              " tensors that the model does not have: ", name_list(extra));
   for (const FileTensor& tensor : tensors) {
-    const TensorEntry& found = file.tensor(tensor.name);
-    check_file(found.shape == tensor.shape, file.path(), "tensor ", printable(tensor.name), " has shape ",
-               shape_text(found.shape), "; expected ", shape_text(tensor.shape));
+    const TensorEntry& found = *file.find(tensor.name);
+    check_file(found.shape == tensor.shape, file.path_of(tensor.name), "tensor ", printable(tensor.name),
+               " has shape ", shape_text(found.shape), "; expected ", shape_text(tensor.shape));
     check_file(found.dtype == DType::F32 || found.dtype == DType::BF16 || found.dtype == DType::F16,
-               file.path(), "tensor ", printable(tensor.name), " has dtype ", name_of(found.dtype),
-               "; expected F32, BF16 or F16");
+               file.path_of(tensor.name), "tensor ", printable(tensor.name), " has dtype ",
+               name_of(found.dtype), "; expected F32, BF16 or F16");
   }
 }
 
 inline constexpr const char* tensors_text_key = "recurformer_tensors";
 
 /// FileError if the file says that it was saved with other sizes or another plan than `expected`.
-inline void check_tensors_text(const SafetensorsFile& file, const std::string& expected) {
-  const auto said = file.metadata().find(tensors_text_key);
-  if (said == file.metadata().end()) return;
+inline void check_tensors_text(const ModelTensors& file, const std::string& expected) {
+  const auto metadata = file.metadata();
+  const auto said = metadata.find(tensors_text_key);
+  if (said == metadata.end()) return;
   constexpr std::size_t longest = 2000;
   check_file(said->second == expected, file.path(),
              "was saved with another config.json than the one beside it, as when saving was cut short; save "
@@ -195,7 +189,8 @@ std::string sizes_and_groups(const ModelWeights<Set, P>& weights, OfKind&& of_ki
   std::string out =
       text("vocabulary=", weights.shape.vocabulary, " tied_embeddings=", weights.shape.tied_embeddings,
            " d_model=", shape.d_model, " d_head=", shape.d_head, " kv_groups=", shape.kv_groups,
-           " queries_per_group=", shape.queries_per_group, " d_ff=", shape.d_ff, " layers:");
+           " queries_per_group=", shape.queries_per_group, " d_ff=", shape.d_ff,
+           shape.qk_norm ? " qk_norm=true" : "", " layers:");
   for (const auto& layer : weights.layers) {
     std::vector<std::string> groups(static_cast<std::size_t>(shape.kv_groups));
     layer.for_each_run([&]<class Of>(std::size_t, const RunWeights<Of>& run) {
@@ -207,6 +202,10 @@ std::string sizes_and_groups(const ModelWeights<Set, P>& weights, OfKind&& of_ki
     out += "]";
   }
   return out;
+}
+
+inline std::string rope_text(const RopeScaling& scaling) {
+  return scaling == RopeScaling{} ? "" : text(" rope_scaling=", rope_scaling_json(scaling).dump());
 }
 
 }  // namespace detail
@@ -230,21 +229,20 @@ std::string model_text(const ModelWeights<Set, P>& weights) {
                                       out += text(",", option, "=", value);
                                     return out;
                                   }) +
-         text(" norm_epsilon=", shape.norm_epsilon, " rope_base=", shape.rope_base);
+         text(" norm_epsilon=", shape.norm_epsilon, " rope_base=", shape.rope_base,
+              detail::rope_text(shape.rope_scaling));
 }
 
-/// Reads <folder>/model.safetensors into weights of the right shapes and plan. FileError naming the tensor if
+/// Reads a folder's tensors into weights of the right shapes and plan. FileError naming the tensor if
 /// one is missing, unknown or of another shape, or if the file says that it was saved with other sizes or
 /// another plan (a file that save_model() did not write says nothing); the weights are then as before.
 template <class Set, class P>
 void load_weights(ModelWeights<Set, P>& weights, const std::string& folder) {
-  const std::string path = detail::weights_path(folder);
-  detail::check_not_sharded(path);
-  const SafetensorsFile file(path);
+  const ModelTensors file(folder);
   const std::vector<FileTensor> tensors = file_tensors(weights);
   detail::check_tensors_text(file, tensors_text(weights));
   detail::check_tensors(file, tensors, weights.shape.tied_embeddings);
-  for (const FileTensor& tensor : tensors) detail::copy_tensor(file.tensor(tensor.name), tensor);
+  for (const FileTensor& tensor : tensors) detail::copy_tensor(*file.find(tensor.name), tensor);
 }
 
 /// Writes a model into a folder, made if there is none: weights first, then the config, each completely or

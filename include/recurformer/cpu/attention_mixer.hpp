@@ -4,11 +4,13 @@
 // Attention and StreamingAttention as mixers. Columns of one group in `projected`:
 // q (queries · d_head) | k (d_head) | v (d_head), all float.
 //
-//   forward   1. q and k turn to their positions, in place; with a cache, k and v are rounded to
-//                Precision::Cache, into pages (Attention) or scratch (StreamingAttention)
+//   forward   1. q and k go through the layer's norms, where it has them, and turn to their positions, in
+//                place; with a cache, k and v are rounded to Precision::Cache, into pages (Attention) or
+//                scratch (StreamingAttention)
 //             2. attention over past and new keys: tiles of queries, or decode where there are few
 //             3. StreamingAttention: the new rows enter the ring
-//   saved     log-sum-exp, (groups, rows, queries per group)
+//   saved     log-sum-exp, (groups, rows, queries per group); with norms, then q and k as projected,
+//             (groups, rows, queries per group + 1, d_head)
 //   backward  from q, k, v as forward left them, out and the log-sum-exp
 //
 // Without a cache (training, analysis) keys and values are read as the floats they were projected to, also
@@ -27,6 +29,7 @@
 #include "recurformer/cpu/attention_backward.hpp"
 #include "recurformer/cpu/attention_cache.hpp"
 #include "recurformer/cpu/mixer_kernel.hpp"
+#include "recurformer/cpu/rms_norm.hpp"
 #include "recurformer/cpu/rope.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/streaming_attention.hpp"
@@ -103,6 +106,7 @@ class AttentionForward {
     const std::int64_t row = a_.sequences[s].first_row + token, position = a_.sequences[s].position + token;
     float* q = queries(row, group);
     float* key = q + heads_ * D;
+    if (a_.shape.qk_norm) normalise_row(row, group);
     rope_rotate(*a_.rope, position, q, heads_ + 1);
     if (a_.cache.empty()) return;
     if (ring_) {
@@ -112,6 +116,18 @@ class AttentionForward {
       const AttentionFields to = fields(s, group);
       store_row<D>(to.page_row<D, Cache>(to.key, position), key);
       store_row<D>(to.page_row<D, Cache>(to.value, position), key + D);
+    }
+  }
+
+  /// The queries and the key of one token; backward gets them as they were.
+  void normalise_row(std::int64_t row, std::int64_t group) const {
+    float* q = queries(row, group);
+    if (a_.saved)
+      std::copy_n(q, (heads_ + 1) * D,
+                  a_.saved + group_count() * rows_ * heads_ + (group * rows_ + row) * (heads_ + 1) * D);
+    for (int head = 0; head <= heads_; ++head) {
+      const float* gain = head < heads_ ? a_.query_norm : a_.key_norm;
+      rms_norm_row(q + head * D, gain, a_.shape.norm_epsilon, D, q + head * D);
     }
   }
 
@@ -211,7 +227,40 @@ void attention_mixer_forward(const ForwardArguments& a, const AttentionMask& mas
 
 inline std::int64_t attention_saved_size(const HeadShape& shape, std::int64_t groups,
                                          std::span<const SequenceRows> sequences) {
-  return groups * shape.queries_per_group * packed_rows(sequences);
+  const std::int64_t heads = shape.queries_per_group;
+  const std::int64_t before_norms = shape.qk_norm ? (heads + 1) * shape.d_head : 0;
+  return groups * (heads + before_norms) * packed_rows(sequences);
+}
+
+/// Takes the gradients of queries and keys back through their norms, in place, and adds those of the gains:
+/// summed per chunk of tokens and then over chunks in order, so that the bits do not depend on the number of
+/// threads.
+template <int D>
+void query_key_norms_backward(const BackwardArguments& a) {
+  const int heads = a.shape.queries_per_group;
+  const std::int64_t rows = packed_rows(a.sequences), vectors = heads + 1;
+  const auto groups = static_cast<std::int64_t>(a.groups.size());
+  const float* before = a.saved + groups * rows * heads;
+  constexpr std::int64_t chunk_rows = 64;
+  const std::int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  std::vector<float> partials(static_cast<std::size_t>(chunks * 2 * D), 0.0f);
+  parallel_for(chunks, [&](std::int64_t chunk) {
+    float* d_query = partials.data() + chunk * 2 * D;
+    for (std::int64_t row = chunk * chunk_rows; row < std::min(rows, (chunk + 1) * chunk_rows); ++row)
+      for (std::int64_t g = 0; g < groups; ++g)
+        for (std::int64_t v = 0; v < vectors; ++v) {
+          const float* x = before + ((g * rows + row) * vectors + v) * D;
+          float* gradient = a.d_projected.row(row) + (g * (vectors + 1) + v) * D;
+          detail::rms_norm_backward_row(x, v < heads ? a.query_norm : a.key_norm,
+                                        reciprocal_rms(x, a.shape.norm_epsilon, D), gradient, D, gradient,
+                                        Accumulate::no, d_query + (v < heads ? 0 : D));
+        }
+  });
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk)
+    for (int d = 0; d < D; ++d) {
+      a.d_query_norm[d] += partials[static_cast<std::size_t>(chunk * 2 * D + d)];
+      a.d_key_norm[d] += partials[static_cast<std::size_t>((chunk * 2 + 1) * D + d)];
+    }
 }
 
 /// Backward of one run, for both mixers.
@@ -251,6 +300,7 @@ void attention_run_backward(const BackwardArguments& a, const AttentionMask& mas
     }
   }
   attention_backward<D>(groups, *a.rope, mask);
+  if (a.shape.qk_norm) query_key_norms_backward<D>(a);
 }
 
 template <class Widths>

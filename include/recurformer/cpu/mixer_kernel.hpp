@@ -56,7 +56,9 @@ struct ForwardArguments {
   RowsView<float> projected = {};  ///< (rows, groups · projection_width); the kernel may overwrite it
   std::span<const float* const>
       local;  ///< local parameters in declared order, each (groups, units per group, slice)
-  const RopeTable* rope = nullptr;  ///< covers every position of the batch
+  const float* query_norm = nullptr;  ///< (d_head), gain of the norm of every query; null without qk_norm
+  const float* key_norm = nullptr;    ///< the same of every key
+  const RopeTable* rope = nullptr;    ///< covers every position of the batch
   CacheView cache = {};      ///< past, and where to append; empty: sequences start here and nothing is kept
   RowsView<float> out = {};  ///< (rows, heads · d_head): group g writes columns groups[g] · group_width() …
   float* saved = nullptr;    ///< saved_size() floats for backward, or null
@@ -70,12 +72,16 @@ struct BackwardArguments {
   std::span<const SequenceRows> sequences = {};
   RowsView<const float> projected = {};  ///< as forward left it
   std::span<const float* const> local = {};
+  const float* query_norm = nullptr;
+  const float* key_norm = nullptr;
   const RopeTable* rope = nullptr;
   const float* saved = nullptr;          ///< as forward wrote it
   RowsView<const float> out = {};        ///< forward's output
   RowsView<const float> d_out = {};      ///< (rows, heads · d_head), the layer's columns as in forward
   RowsView<float> d_projected = {};      ///< (rows, groups · projection_width), every element written
   std::span<float* const> d_local = {};  ///< added to
+  float* d_query_norm = nullptr;         ///< (d_head), added to; null without qk_norm
+  float* d_key_norm = nullptr;
 };
 
 /// Specialised once per mixer; see the top of this file.

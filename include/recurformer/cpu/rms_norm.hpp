@@ -26,28 +26,36 @@
 namespace rf::cpu {
 inline namespace RECURFORMER_ISA {
 
-/// y = rms_norm(x). rows >= 0, width >= 1; y may be x. `reciprocal_rms` (rows), or null, receives s for
-/// backward.
+/// s of one row x (width).
+inline float reciprocal_rms(const float* x, double epsilon, std::int64_t width) {
+  simd::Vec squares = simd::zero();
+  simd::for_lanes(width, [&](std::int64_t i, auto n) {
+    const simd::Vec v = simd::load_n(x + i, n);
+    squares += v * v;
+  });
+  const double mean = static_cast<double>(simd::reduce_add(squares)) / static_cast<double>(width);
+  return static_cast<float>(1.0 / std::sqrt(mean + epsilon));
+}
+
+/// y = x · s ∘ gain for one row; y may be x. Returns s.
+inline float rms_norm_row(const float* x, const float* gain, double epsilon, std::int64_t width, float* y) {
+  const float scale = reciprocal_rms(x, epsilon, width);
+  simd::for_lanes(width, [&](std::int64_t i, auto n) {
+    simd::store_n(y + i, simd::load_n(x + i, n) * scale * simd::load_n(gain + i, n), n);
+  });
+  return scale;
+}
+
+/// y = rms_norm(x). rows >= 0, width >= 1; y may be x. `scale` (rows), or null, receives s for backward.
 inline void rms_norm(const float* x, const float* gain, double epsilon, std::int64_t rows, std::int64_t width,
-                     float* y, float* reciprocal_rms = nullptr) {
+                     float* y, float* scale = nullptr) {
   check(rows >= 0 && width >= 1, "rms_norm got ", rows, " rows of width ", width,
         "; rows must be 0 or more, the width at least 1");
   constexpr std::int64_t block = 8;
   parallel_for((rows + block - 1) / block, [&](std::int64_t b) {
     for (std::int64_t r = b * block; r < std::min(rows, (b + 1) * block); ++r) {
-      const float* in = x + r * width;
-      float* out = y + r * width;
-      simd::Vec squares = simd::zero();
-      simd::for_lanes(width, [&](std::int64_t i, auto n) {
-        const simd::Vec v = simd::load_n(in + i, n);
-        squares += v * v;
-      });
-      const double mean = static_cast<double>(simd::reduce_add(squares)) / static_cast<double>(width);
-      const float scale = static_cast<float>(1.0 / std::sqrt(mean + epsilon));
-      simd::for_lanes(width, [&](std::int64_t i, auto n) {
-        simd::store_n(out + i, simd::load_n(in + i, n) * scale * simd::load_n(gain + i, n), n);
-      });
-      if (reciprocal_rms != nullptr) reciprocal_rms[r] = scale;
+      const float s = rms_norm_row(x + r * width, gain, epsilon, width, y + r * width);
+      if (scale != nullptr) scale[r] = s;
     }
   });
 }
@@ -79,7 +87,7 @@ inline void rms_norm_backward_row(const float* x, const float* gain, float scale
 
 /// Gradients of rms_norm from its input and the s it stored. dx is overwritten or added to and may be dy if
 /// overwritten; d_gain is added to.
-inline void rms_norm_backward(const float* x, const float* gain, const float* reciprocal_rms, const float* dy,
+inline void rms_norm_backward(const float* x, const float* gain, const float* scale, const float* dy,
                               std::int64_t rows, std::int64_t width, float* dx, Accumulate accumulate,
                               float* d_gain) {
   check(rows >= 0 && width >= 1, "rms_norm_backward got ", rows, " rows of width ", width,
@@ -89,8 +97,8 @@ inline void rms_norm_backward(const float* x, const float* gain, const float* re
   std::vector<float> partials(static_cast<std::size_t>(chunks * width), 0.0f);
   parallel_for(chunks, [&](std::int64_t c) {
     for (std::int64_t r = c * chunk; r < std::min(rows, (c + 1) * chunk); ++r)
-      detail::rms_norm_backward_row(x + r * width, gain, reciprocal_rms[r], dy + r * width, width,
-                                    dx + r * width, accumulate, partials.data() + c * width);
+      detail::rms_norm_backward_row(x + r * width, gain, scale[r], dy + r * width, width, dx + r * width,
+                                    accumulate, partials.data() + c * width);
   });
   for (std::int64_t c = 0; c < chunks; ++c)
     simd::for_lanes(width, [&](std::int64_t i, auto n) {

@@ -2,7 +2,7 @@
 #define RECURFORMER_CPU_ROPE_HPP
 
 // Rotary positions (arXiv 2104.09864) in the convention of Hugging Face's Llama: the pair (x[i], x[i + d/2])
-// turns by the angle position · base^(-2i/d). Any even d. Callers share rows among threads.
+// turns by the angle position · frequency_i (see math/rope_scaling.hpp). Any even d. Callers share rows among threads.
 
 #include <cstdint>
 
@@ -47,7 +47,7 @@ inline void rope_rotate(const RopeTable& table, std::int64_t position, float* x,
   detail::rope_turn<1>(table, position, x, heads);
 }
 
-/// The inverse turn, which is also the gradient's way back.
+/// The gradient's way back: the transposed map, which is the inverse turn where the scaling's magnitude is 1.
 inline void rope_rotate_back(const RopeTable& table, std::int64_t position, float* x,
                              std::int64_t heads = 1) {
   detail::rope_turn<-1>(table, position, x, heads);

@@ -2,7 +2,7 @@
 #define RECURFORMER_MATH_ROPE_TABLE_HPP
 
 // The angles of rotary positions (arXiv 2104.09864) in the convention of Hugging Face's Llama: the pair
-// (x[i], x[i + d/2]) turns by the angle position · base^(-2i/d).
+// (x[i], x[i + d/2]) turns by the angle position · frequency_i (see rope_scaling.hpp).
 
 #include <cmath>
 #include <cstddef>
@@ -10,15 +10,19 @@
 #include <vector>
 
 #include "recurformer/core/error.hpp"
+#include "recurformer/math/rope_scaling.hpp"
 
 namespace rf {
 
-/// Cosines and sines of every position below a reserved bound, computed in double.
+/// Cosines and sines, times the scaling's magnitude, of every position below a reserved bound; computed in
+/// double.
 class RopeTable {
  public:
-  RopeTable(int d_head, double base) : half_(d_head / 2), base_(base) {
+  RopeTable(int d_head, double base, const RopeScaling& scaling = {})
+      : half_(d_head / 2), base_(base), scaling_(scaling) {
     check(d_head >= 2 && d_head % 2 == 0, "rotary positions need an even d_head, got ", d_head);
     check(base > 1, "rope_base is ", base, "; it must be larger than 1");
+    validate(scaling);
   }
 
   /// Makes positions [0, positions) available; grows geometrically.
@@ -27,11 +31,13 @@ class RopeTable {
     const std::int64_t grown = positions > 2 * positions_ ? positions : 2 * positions_;
     table_.resize(static_cast<std::size_t>(grown * 2 * half_));
     for (std::int64_t i = 0; i < half_; ++i) {
-      const double frequency = std::pow(base_, -static_cast<double>(i) / static_cast<double>(half_));
+      const double frequency = rope_frequency(scaling_, static_cast<int>(i), d_head(), base_);
       for (std::int64_t p = positions_; p < grown; ++p) {
         const double angle = static_cast<double>(p) * frequency;
-        table_[static_cast<std::size_t>(p * 2 * half_ + i)] = static_cast<float>(std::cos(angle));
-        table_[static_cast<std::size_t>((p * 2 + 1) * half_ + i)] = static_cast<float>(std::sin(angle));
+        table_[static_cast<std::size_t>(p * 2 * half_ + i)] =
+            static_cast<float>(scaling_.magnitude * std::cos(angle));
+        table_[static_cast<std::size_t>((p * 2 + 1) * half_ + i)] =
+            static_cast<float>(scaling_.magnitude * std::sin(angle));
       }
     }
     positions_ = grown;
@@ -46,6 +52,7 @@ class RopeTable {
  private:
   std::int64_t half_;
   double base_;
+  RopeScaling scaling_;
   std::int64_t positions_ = 0;
   std::vector<float> table_;
 };

@@ -54,13 +54,15 @@ class DeviceLayers {
   DeviceLayers(Device& device, const LayerShape& shape, std::span<const LayerWeights<Kinds, Precision>> host)
       : device_(&device),
         shape_(shape),
-        rope_(device, shape.d_head, shape.rope_base),
+        rope_(device, shape),
         memory_(device),
         layer_memory_(device),
         uploads_(device),
         counters_(device, 0) {
     check(shape.d_model % 8 == 0 && shape.d_ff % 8 == 0, "on a device d_model (", shape.d_model,
           ") and d_ff (", shape.d_ff, ") must be multiples of 8");
+    check(!shape.qk_norm,
+          "the device's kernels have no norms of queries and keys (qk_norm, Qwen3); use the CPU");
     for (const auto& layer : host) layers_.emplace_back(device, layer, shape, Widths{});
   }
 

@@ -47,6 +47,12 @@ inline std::vector<const float*> pointers(const std::vector<std::vector<float>>&
   return out;
 }
 
+/// The elements, or null where there are none.
+template <class Vector>
+auto* data_or_null(Vector& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
 /// Runs one mixer over new tokens with a cache that can be rolled back: replays what a rollback left to
 /// replay, records the inputs, and keeps the states at multiples of max_rollback on the way (see Cache).
 template <class K, class Widths>
@@ -186,6 +192,8 @@ void forward_heads(const LayerWeights<Set, P>& weights, const LayerShape& shape,
                                     .sequences = call.sequences,
                                     .projected = {projected, width},
                                     .local = local,
+                                    .query_norm = detail::data_or_null(weights.query_norm),
+                                    .key_norm = detail::data_or_null(weights.key_norm),
                                     .rope = call.rope,
                                     .out = {tape.out.data(), shape.heads_width()},
                                     .probe = call.probes.empty() ? nullptr : &call.probes[layer]};
@@ -234,12 +242,16 @@ void backward_heads(const LayerWeights<Set, P>& weights,
                       .sequences = call.sequences,
                       .projected = {tape.projected[index].data(), width},
                       .local = local,
+                      .query_norm = detail::data_or_null(weights.query_norm),
+                      .key_norm = detail::data_or_null(weights.key_norm),
                       .rope = call.rope,
                       .saved = tape.saved[index].data(),
                       .out = {tape.out.data(), shape.heads_width()},
                       .d_out = {d_out, shape.heads_width()},
                       .d_projected = {scratch.data(), width},
-                      .d_local = d_local});
+                      .d_local = d_local,
+                      .d_query_norm = detail::data_or_null(gradients.query_norm),
+                      .d_key_norm = detail::data_or_null(gradients.key_norm)});
       gradient.projection.add_gradient(scratch.data(), width, h, shape.d_model, call.rows);
       if (!gradient.bias.empty())
         cpu::add_column_sums(scratch.data(), width, call.rows, width, gradient.bias.data());

@@ -11,6 +11,7 @@
 #include "recurformer/cuda/device_array.hpp"
 #include "recurformer/cuda/rotary_table.hpp"
 #include "recurformer/math/rope_table.hpp"
+#include "recurformer/spec/layer_shape.hpp"
 
 namespace rf {
 
@@ -30,8 +31,8 @@ concept KernelDevice = requires(D& device, void* memory, const void* source, std
 template <class Device>
 class DeviceRopeTable {
  public:
-  DeviceRopeTable(Device& device, int d_head, double base)
-      : device_(&device), host_(d_head, base), table_(device, 0) {}
+  DeviceRopeTable(Device& device, const LayerShape& shape)
+      : device_(&device), host_(shape.d_head, shape.rope_base, shape.rope_scaling), table_(device, 0) {}
 
   /// Makes positions [0, positions) available.
   void reserve(std::int64_t positions) {

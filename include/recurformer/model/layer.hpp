@@ -148,7 +148,8 @@ class Layer<Spec, Cpu> : public LayerParameters<Spec> {
   using Widths = std::integer_sequence<int, Spec::shape.d_head>;
 
   explicit Layer(Weights weights)
-      : weights_(std::move(weights)), rope_(Spec::shape.d_head, Spec::shape.rope_base) {}
+      : weights_(std::move(weights)),
+        rope_(Spec::shape.d_head, Spec::shape.rope_base, Spec::shape.rope_scaling) {}
 
   Weights& weights() { return weights_; }
   /// An empty cache for this layer.

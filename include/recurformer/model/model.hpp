@@ -51,7 +51,9 @@ class Model {
   template <class T = Traits>
   Model() requires(T::is_static) : Model(T::shape(), T::plan()) {}
   Model(const ModelShape& shape, BoundPlan<Kinds> plan)
-      : plan_(std::move(plan)), weights_(shape, plan_), rope_(shape.layer.d_head, shape.layer.rope_base) {}
+      : plan_(std::move(plan)),
+        weights_(shape, plan_),
+        rope_(shape.layer.d_head, shape.layer.rope_base, shape.layer.rope_scaling) {}
 
   const ModelShape& shape() const { return weights_.shape; }
   const BoundPlan<Kinds>& plan() const { return plan_; }

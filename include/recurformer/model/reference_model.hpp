@@ -57,11 +57,16 @@ inline std::vector<double> rms_norm_rows(const std::vector<double>& x, const std
   return y;
 }
 
+/// Gains of a layer's norms of queries and keys, (d_head) each; empty without qk_norm.
+struct QueryKeyNorms {
+  std::vector<double> query, key;
+};
+
 /// One run's heads into their columns of u (rows, heads · d_head).
 template <class K>
-void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vector<double>& h,
-               std::size_t rows, Rounding round, std::span<const std::int64_t> calls,
-               std::vector<double>& u) {
+void run_heads(const RunWeights<K>& run, const LayerShape& shape, const QueryKeyNorms& norms,
+               const std::vector<double>& h, std::size_t rows, Rounding round,
+               std::span<const std::int64_t> calls, std::vector<double>& u) {
   if (run.groups.empty()) return;
   const HeadShape head_shape = shape.head_shape();
   const auto width = static_cast<std::size_t>(run.width(head_shape));
@@ -94,6 +99,8 @@ void run_heads(const RunWeights<K>& run, const LayerShape& shape, const std::vec
                           .position = position,
                           .projected = group_projected.data() + static_cast<std::size_t>(position) * width,
                           .local = spans,
+                          .query_norm = norms.query.empty() ? nullptr : norms.query.data(),
+                          .key_norm = norms.key.empty() ? nullptr : norms.key.data(),
                           .out = out.data() + position * head_shape.group_width()},
                          state);
       position += call;
@@ -116,8 +123,10 @@ void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape,
   const std::size_t rows = x.size() / static_cast<std::size_t>(shape.d_model);
   const auto h = detail::rounded(detail::rms_norm_rows(x, weights.mixer_norm, shape.norm_epsilon), round);
   std::vector<double> u(rows * static_cast<std::size_t>(shape.heads_width()));
+  const detail::QueryKeyNorms norms{{weights.query_norm.begin(), weights.query_norm.end()},
+                                    {weights.key_norm.begin(), weights.key_norm.end()}};
   weights.for_each_run(
-      [&](std::size_t, const auto& run) { detail::run_heads(run, shape, h, rows, round, calls, u); });
+      [&](std::size_t, const auto& run) { detail::run_heads(run, shape, norms, h, rows, round, calls, u); });
   detail::add_product(u, weights.output, x);
   x = detail::rounded(std::move(x), round);
   if (shape.d_ff == 0) return;

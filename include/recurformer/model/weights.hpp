@@ -85,7 +85,8 @@ template <class... K, class P>
 struct LayerWeights<Kinds<K...>, P> {
   using Weight = typename P::Weight;
 
-  std::vector<float> mixer_norm;  ///< (d_model)
+  std::vector<float> mixer_norm;            ///< (d_model)
+  std::vector<float> query_norm, key_norm;  ///< (d_head), gains; empty without shape.qk_norm
   std::tuple<RunWeights<K>...> runs;
   Linear<Weight> output;        ///< W_O (d_model, heads · d_head), columns in the original order of heads
   std::vector<float> mlp_norm;  ///< (d_model)
@@ -96,6 +97,8 @@ struct LayerWeights<Kinds<K...>, P> {
   LayerWeights(const LayerShape& shape, const std::tuple<typename K::Mixer...>& mixers,
                const std::vector<int>& kind_of_group)
       : mixer_norm(static_cast<std::size_t>(shape.d_model), 1.0f),
+        query_norm(static_cast<std::size_t>(shape.qk_norm ? shape.d_head : 0), 1.0f),
+        key_norm(query_norm),
         output(shape.d_model, shape.heads_width()),
         mlp_norm(static_cast<std::size_t>(shape.d_ff > 0 ? shape.d_model : 0), 1.0f),
         gate_up(2 * shape.d_ff, shape.d_model),
@@ -207,6 +210,8 @@ std::vector<ParameterRef> parameter_refs(ModelWeights<Set, P>& weights) {
     ++layer_index;
     const std::string prefix = text("layers.", layer_index, ".");
     vector(prefix + "mixer_norm", layer.mixer_norm, false);
+    vector(prefix + "query_norm", layer.query_norm, false);
+    vector(prefix + "key_norm", layer.key_norm, false);
     layer.for_each_run([&](std::size_t kind, auto& run) {
       if (run.groups.empty()) return;
       kind_index = static_cast<int>(kind);
@@ -259,6 +264,8 @@ std::vector<FileTensor> file_tensors(ModelWeights<Set, P>& weights) {
     auto& layer = weights.layers[l];
     const std::string prefix = text("model.layers.", l, ".");
     vector(prefix + "input_layernorm.weight", layer.mixer_norm);
+    vector(prefix + "self_attn.q_norm.weight", layer.query_norm);
+    vector(prefix + "self_attn.k_norm.weight", layer.key_norm);
 
     struct GroupPiece {
       int group;

@@ -129,13 +129,25 @@ inline std::string layer_struct(std::size_t index, const std::vector<EmittedKind
   return out + "};\n";
 }
 
+inline std::string rope_scaling_text(const RopeScaling& scaling) {
+  return text("{.rule = ", cpp_name(scaling.rule), ", .factor = ", scaling.factor,
+              ", .original_positions = ", scaling.original_positions,
+              ", .low_freq_factor = ", scaling.low_freq_factor,
+              ", .high_freq_factor = ", scaling.high_freq_factor, ", .beta_fast = ", scaling.beta_fast,
+              ", .beta_slow = ", scaling.beta_slow, ", .whole_pairs = ", scaling.whole_pairs,
+              ", .magnitude = ", scaling.magnitude, "}");
+}
+
 inline std::string layer_shape_text(const LayerShape& shape) {
-  return wrapped("inline constexpr rf::LayerShape layer_shape{",
-                 {text(".d_model = ", shape.d_model), text(".d_head = ", shape.d_head),
-                  text(".kv_groups = ", shape.kv_groups),
-                  text(".queries_per_group = ", shape.queries_per_group), text(".d_ff = ", shape.d_ff),
-                  text(".norm_epsilon = ", shape.norm_epsilon), text(".rope_base = ", shape.rope_base)},
-                 "};");
+  std::vector<std::string> fields{
+      text(".d_model = ", shape.d_model),     text(".d_head = ", shape.d_head),
+      text(".kv_groups = ", shape.kv_groups), text(".queries_per_group = ", shape.queries_per_group),
+      text(".d_ff = ", shape.d_ff),           text(".norm_epsilon = ", shape.norm_epsilon),
+      text(".rope_base = ", shape.rope_base)};
+  if (shape.rope_scaling != RopeScaling{})
+    fields.push_back(text(".rope_scaling = ", rope_scaling_text(shape.rope_scaling)));
+  if (shape.qk_norm) fields.push_back(".qk_norm = true");
+  return wrapped("inline constexpr rf::LayerShape layer_shape{", fields, "};");
 }
 
 }  // namespace detail

@@ -155,7 +155,8 @@ struct Transfer<Mamba<Shape, Policy>> {
 /// Mamba2: q, k and v are the group's own, scores are c0 + c1 · q·k/√d_head with c1 = 0.03 c0 (softmax is
 /// nearly linear only for small scores), the gate exactly 1, Δ = 1. The one decay of the group is the best
 /// single exponential for the mean profile of its heads, c0 each head's amplitude, and D adds what lag 0
-/// lacks. ArgumentError for attention with biases, which Mamba2 has no place for.
+/// lacks. ArgumentError for attention with biases or with norms of queries and keys, which Mamba2 has no
+/// place for.
 template <SsdPolicy Policy>
 struct Transfer<Mamba2<Policy>> {
   static void apply(const Mamba2<Policy>&, const AttentionGroup& group,
@@ -166,6 +167,9 @@ struct Transfer<Mamba2<Policy>> {
           "attention heads with biases cannot become Mamba2 heads, whose projections have none; convert them "
           "to "
           "Mamba, which keeps the value's bias");
+    check(!group.shape.qk_norm,
+          "attention heads whose queries and keys are normalised cannot become Mamba2 heads, which have no "
+          "such norms; convert them to Mamba, which needs no queries and keys");
     const auto copy = [](std::span<float> to, const std::vector<float>& from, double scale) {
       for (std::size_t i = 0; i < to.size(); ++i)
         to[i] = static_cast<float>(scale * static_cast<double>(from[i]));

@@ -6,7 +6,8 @@
 //   w_j = exp(q_i · k_j / √d_head) / Σ_j' …  over the visible j,   out_i = Σ_j w_j v_j
 //
 // Key j is visible to query i iff j <= i and (j < sink or i - j < window); Attention sees everything before
-// it. q and k are rotated by RoPE at their absolute positions. Projected columns of one group:
+// it. q and k go through the layer's norms, if it has them, and are rotated by RoPE at their absolute
+// positions. Projected columns of one group:
 // q (queries · d_head) | k (d_head) | v (d_head).
 
 #include <cmath>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "recurformer/reference/mixer_reference.hpp"
+#include "recurformer/reference/rope.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/streaming_attention.hpp"
 
@@ -31,16 +33,13 @@ struct AttentionMask {
   }
 };
 
-/// Turns x (d_head) to `position`, pairing x[i] with x[i + d_head/2].
-inline void rotate(double* x, int d_head, double base, std::int64_t position) {
-  const int half = d_head / 2;
-  for (int i = 0; i < half; ++i) {
-    const double angle =
-        static_cast<double>(position) * std::pow(base, -static_cast<double>(i) / static_cast<double>(half));
-    const double low = x[i], high = x[i + half];
-    x[i] = low * std::cos(angle) - high * std::sin(angle);
-    x[i + half] = high * std::cos(angle) + low * std::sin(angle);
-  }
+/// RMSNorm of one head's vector x (d_head), in place; nothing without a gain.
+inline void normalise(double* x, const HeadShape& shape, const double* gain) {
+  if (!gain) return;
+  double squares = 0;
+  for (int d = 0; d < shape.d_head; ++d) squares += x[d] * x[d];
+  const double scale = 1.0 / std::sqrt(squares / shape.d_head + shape.norm_epsilon);
+  for (int d = 0; d < shape.d_head; ++d) x[d] *= scale * gain[d];
 }
 
 /// The attention of one query: a weight for every key, and the log-sum-exp of the scaled scores.
@@ -98,14 +97,16 @@ inline void attention_forward(const AttentionMask& mask, const HeadShape& shape,
     state.values.insert(state.values.end(), key + d_head, key + 2 * d_head);
     double* new_key = state.keys.data() + position * d_head;
     double* new_value = state.values.data() + position * d_head;
-    rotate(new_key, d_head, shape.rope_base, position);
+    normalise(new_key, shape, a.key_norm);
+    rotate(new_key, shape, position);
     for (int d = 0; d < d_head; ++d) {
       new_key[d] = state.round(new_key[d]);
       new_value[d] = state.round(new_value[d]);
     }
     for (int h = 0; h < queries; ++h) {
       query.assign(row + h * d_head, row + (h + 1) * d_head);
-      rotate(query.data(), d_head, shape.rope_base, position);
+      normalise(query.data(), shape, a.query_norm);
+      rotate(query.data(), shape, position);
       const AttentionRow weights =
           attention_row(query.data(), state.keys.data(), position + 1, d_head, mask, position);
       double* out = a.out + (t * queries + h) * d_head;

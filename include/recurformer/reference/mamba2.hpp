@@ -37,14 +37,14 @@ struct MixerReference<Mamba2<Policy>> {
       const double* v = row + (queries + 1) * d;
       const double* z = v + d;
       for (int i = 0; i < d; ++i) k[static_cast<std::size_t>(i)] = row[queries * d + i];
-      if (Policy.rope) rotate(k.data(), d, shape.rope_base, a.position + t);
+      if (Policy.rope) rotate(k.data(), shape, a.position + t);
       const double step = softplus(z[queries * d] + bias), decay = std::exp(step * rate);
       for (int i = 0; i <= d; ++i)  // the last k is the constant 1, its state row is r
         for (int j = 0; j < d; ++j)
           s[i * d + j] = decay * s[i * d + j] + step * k[static_cast<std::size_t>(i)] * v[j];
       for (int h = 0; h < queries; ++h) {
         q.assign(row + h * d, row + (h + 1) * d);
-        if (Policy.rope) rotate(q.data(), d, shape.rope_base, a.position + t);
+        if (Policy.rope) rotate(q.data(), shape, a.position + t);
         const auto head = static_cast<std::size_t>(h);
         double* out = a.out + (t * queries + h) * d;
         double squares = 0;

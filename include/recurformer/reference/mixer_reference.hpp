@@ -43,8 +43,10 @@ struct GroupArguments {
   std::int64_t position = 0;          ///< of the first of them
   const double* projected = nullptr;  ///< (rows, projection_width), biases added
   std::span<const std::span<const double>>
-      local;              ///< local parameters in declared order, each (units per group, slice)
-  double* out = nullptr;  ///< (rows, queries_per_group · d_head)
+      local;                           ///< local parameters in declared order, each (units per group, slice)
+  const double* query_norm = nullptr;  ///< (d_head), gain of every query's norm; null without qk_norm
+  const double* key_norm = nullptr;    ///< the same of every key
+  double* out = nullptr;               ///< (rows, queries_per_group · d_head)
 };
 
 /// Specialised once per mixer; see the top of this file.

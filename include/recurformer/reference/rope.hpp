@@ -1,25 +1,28 @@
 #ifndef RECURFORMER_REFERENCE_ROPE_HPP
 #define RECURFORMER_REFERENCE_ROPE_HPP
 
-// Rotary positions (arXiv 2104.09864) in double: the pair (x[i], x[i + d/2]) turns by position ·
-// base^(-2i/d).
+// Rotary positions (arXiv 2104.09864) in double: the pair (x[i], x[i + d/2]) turns by position · frequency_i
+// and grows by the scaling's magnitude (see math/rope_scaling.hpp).
 
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
-#include <span>
+
+#include "recurformer/math/rope_scaling.hpp"
+#include "recurformer/spec/layer_shape.hpp"
 
 namespace rf::reference {
 
-/// Turns one head's vector in place; x.size() is even. The inverse is the turn to -position.
-inline void rope_rotate(std::span<double> x, std::int64_t position, double base) {
-  const std::size_t half = x.size() / 2;
-  for (std::size_t i = 0; i < half; ++i) {
-    const double angle = static_cast<double>(position) *
-                         std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(x.size()));
+/// Turns one head's vector x (shape.d_head) to `position`, in place.
+inline void rotate(double* x, const HeadShape& shape, std::int64_t position) {
+  const int half = shape.d_head / 2;
+  for (int i = 0; i < half; ++i) {
+    const double angle =
+        static_cast<double>(position) * rope_frequency(shape.rope_scaling, i, shape.d_head, shape.rope_base);
+    const double cosine = shape.rope_scaling.magnitude * std::cos(angle);
+    const double sine = shape.rope_scaling.magnitude * std::sin(angle);
     const double low = x[i], high = x[i + half];
-    x[i] = low * std::cos(angle) - high * std::sin(angle);
-    x[i + half] = high * std::cos(angle) + low * std::sin(angle);
+    x[i] = low * cosine - high * sine;
+    x[i + half] = high * cosine + low * sine;
   }
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "recurformer/core/error.hpp"
+#include "recurformer/math/rope_scaling.hpp"
 
 namespace rf {
 
@@ -27,6 +28,9 @@ struct HeadShape {
   int d_head = 0;             ///< width of one head
   int queries_per_group = 1;  ///< query heads that share one key/value head
   double rope_base = 10000.0;
+  RopeScaling rope_scaling = {};
+  bool qk_norm = false;        ///< queries and keys go through the layer's norms before they turn
+  double norm_epsilon = 1e-5;  ///< of these norms
 
   /// Columns of the head outputs that one group owns.
   constexpr int group_width() const { return queries_per_group * d_head; }
@@ -41,13 +45,20 @@ struct LayerShape {
   int d_ff = 0;               ///< MLP; 0 for a layer without one
   double norm_epsilon = 1e-5;
   double rope_base = 10000.0;
+  RopeScaling rope_scaling = {};  ///< of the rotary frequencies, for contexts longer than pretraining's
+  bool qk_norm = false;  ///< Qwen3: RMSNorm over d_head of every query and key, with gains of the layer
 
   constexpr int heads() const { return kv_groups * queries_per_group; }
   /// Width of the concatenated head outputs, the input of W_O.
   constexpr int heads_width() const { return heads() * d_head; }
   constexpr HeadShape head_shape() const {
-    return {
-        .d_model = d_model, .d_head = d_head, .queries_per_group = queries_per_group, .rope_base = rope_base};
+    return {.d_model = d_model,
+            .d_head = d_head,
+            .queries_per_group = queries_per_group,
+            .rope_base = rope_base,
+            .rope_scaling = rope_scaling,
+            .qk_norm = qk_norm,
+            .norm_epsilon = norm_epsilon};
   }
   friend constexpr bool operator==(const LayerShape&, const LayerShape&) = default;
 };
@@ -63,6 +74,7 @@ inline void validate(const LayerShape& shape) {
   check(shape.d_ff >= 0, "d_ff is ", shape.d_ff, "; it must be positive, or 0 for a layer without an MLP");
   check(shape.norm_epsilon > 0, "norm_epsilon is ", shape.norm_epsilon, "; it must be positive");
   check(shape.rope_base > 1, "rope_base is ", shape.rope_base, "; it must be larger than 1");
+  validate(shape.rope_scaling);
 }
 
 }  // namespace rf
