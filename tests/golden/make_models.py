@@ -3,7 +3,7 @@
 `transformers` saves them, and what it computes with them:
 
   <case>/config.json, model*.safetensors   the checkpoint (bf16, so that fp32 programs load it exactly)
-  <case>/expected.safetensors
+  <case>/expected.safetensors   (hybrids: tokens, all of them random, and logits only)
       tokens        (40) int64: a prompt of 24, then what greedy decoding in fp32 made of it
       logits        (40, vocabulary) float32: of every token, in fp32
       logits_bf16   (40, vocabulary) float32: the same computed in bf16 and widened
@@ -29,6 +29,9 @@ import sys
 import torch
 import transformers
 from safetensors.torch import save_file
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
+from hybrid_in_transformers import load_hybrid, make_hybrid  # noqa: E402
 
 PROMPT, DECODED = 24, 16
 
@@ -64,6 +67,19 @@ CASES = {
                           sliding_window=5, max_window_layers=1), {}),
     "qwen3": (transformers.Qwen3Config, dict(**heads(2, 1, 128), tie_word_embeddings=True), {}),
     "qwen3_wide": (transformers.Qwen3Config, dict(**heads(1, 1, 256), num_hidden_layers=1), {}),
+}
+
+
+# The same of converted models: name: (config class, its arguments, kinds, kind of every KV group per layer).
+# examples/hybrid_in_transformers.py computes them, in fp32.
+ATTENTION, MAMBA, MAMBA2 = (dict(mixer=mixer, precision="bf16") for mixer in ("attention", "mamba", "mamba2"))
+STREAMING = dict(mixer="streaming", precision="bf16", options=dict(sink=2, window=6))
+HYBRIDS = {
+    "hybrid_llama": (transformers.LlamaConfig, heads(8, 4, 16), [ATTENTION, STREAMING, MAMBA, MAMBA2],
+                     [[0, 2, 3, 1], [2, 3, 3, 2]]),
+    "hybrid_qwen2": (transformers.Qwen2Config, dict(**heads(3, 3, 16), tie_word_embeddings=True),
+                     [dict(mixer="attention_qkv_bias", precision="bf16"), MAMBA], [[0, 1, 0], [1, 0, 1]]),
+    "hybrid_qwen3": (transformers.Qwen3Config, heads(6, 2, 16), [ATTENTION, MAMBA], [[1, 0], [0, 1]]),
 }
 
 
@@ -147,6 +163,27 @@ def make_case(folder, name, config_class, arguments, options, seed):
           f"{(expected['logits_bf16'] - logits).abs().max():.3f}")
 
 
+def make_hybrid_case(folder, name, config_class, arguments, kinds, layers, seed):
+    generator = torch.Generator().manual_seed(seed)
+    config = config_class(**{**COMMON, **arguments}, attn_implementation="eager")
+    model = make_hybrid(config, kinds, layers)
+    randomise(model, generator)
+    tensors = {key: value.to(torch.bfloat16).contiguous() for key, value in model.state_dict().items()
+               if not (config.tie_word_embeddings and key == "lm_head.weight")}
+    case = folder / name
+    shutil.rmtree(case, ignore_errors=True)
+    case.mkdir(parents=True)
+    save_file(tensors, case / "model.safetensors", metadata=dict(format="pt"))
+    section = dict(format=1, kinds=kinds, layers=layers)
+    document = {**config.to_dict(), "architectures": [type(model).__name__], "dtype": "bfloat16",
+                "recurformer": section}
+    (case / "config.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    tokens = torch.randint(0, config.vocab_size, (PROMPT + DECODED,), generator=generator)
+    logits = logits_of(load_hybrid(case), tokens)
+    save_file(dict(tokens=tokens, logits=logits.contiguous()), case / "expected.safetensors")
+    print(f"{name:20} logits up to {logits.abs().max():.1f}")
+
+
 def main():
     check_versions()
     torch.manual_seed(0)
@@ -155,6 +192,8 @@ def main():
     folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent / "models")
     for seed, (name, (config_class, arguments, options)) in enumerate(CASES.items()):
         make_case(folder, name, config_class, arguments, options, seed)
+    for seed, (name, case) in enumerate(HYBRIDS.items()):
+        make_hybrid_case(folder, name, *case, 100 + seed)
 
 
 if __name__ == "__main__":

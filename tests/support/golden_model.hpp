@@ -1,0 +1,102 @@
+#ifndef TESTS_SUPPORT_GOLDEN_MODEL_HPP
+#define TESTS_SUPPORT_GOLDEN_MODEL_HPP
+
+// Checkpoints of tests/golden/models, and what another implementation computed with them.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "recurformer/checkpoint/model_files.hpp"
+#include "recurformer/model/model.hpp"
+
+namespace golden {
+
+inline const std::string folder = RECURFORMER_TEST_DATA "/models/";
+inline constexpr std::int64_t prompt = 24;
+
+/// What make_models.py wrote beside a checkpoint.
+struct Expected {
+  explicit Expected(const std::string& name) : file(folder + name + "/expected.safetensors") {
+    const rf::TensorEntry& entry = file.tensor("tokens");
+    std::vector<std::int64_t> wide(entry.bytes.size() / sizeof(std::int64_t));
+    std::memcpy(wide.data(), entry.bytes.data(), entry.bytes.size());
+    tokens.assign(wide.begin(), wide.end());
+  }
+  std::vector<float> values(const std::string& tensor) const {
+    const rf::TensorEntry& entry = file.tensor(tensor);
+    std::vector<float> out(entry.bytes.size() / sizeof(float));
+    rf::read_tensor(file, tensor, entry.shape, out.data());
+    return out;
+  }
+
+  rf::SafetensorsFile file;
+  std::vector<rf::Token> tokens;
+};
+
+/// A checkpoint in a program's precision, whatever it is stored in.
+template <class M>
+M load(const std::string& name) {
+  rf::ModelConfig config = rf::read_model_config(folder + name);
+  for (rf::KindChoice& kind : config.plan.kinds) kind.precision = M::Precision::name;
+  M model(config.shape, config.plan);
+  rf::load_weights(model.weights(), folder + name);
+  return model;
+}
+
+/// Logits of all tokens: a prefill, then one token at a time.
+template <class M>
+std::vector<float> cached_logits(M& model, const std::vector<rf::Token>& tokens) {
+  const std::int64_t vocabulary = model.shape().vocabulary;
+  std::vector<float> out(tokens.size() * static_cast<std::size_t>(vocabulary), std::nanf(""));
+  rf::Cache cache = model.make_cache();
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  for (std::int64_t first = 0, rows = prompt; first < count; first += rows, rows = 1) {
+    const rf::SequenceTokens part{0, rows};
+    const auto some =
+        std::span(tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
+    model.logits(model.forward(some, {&part, 1}, cache), rows, out.data() + first * vocabulary);
+  }
+  return out;
+}
+
+/// The same without a cache, all at once.
+template <class M>
+std::vector<float> uncached_logits(M& model, const std::vector<rf::Token>& tokens) {
+  const rf::SequenceRows whole{.rows = static_cast<std::int64_t>(tokens.size())};
+  std::vector<float> out(tokens.size() * static_cast<std::size_t>(model.shape().vocabulary), std::nanf(""));
+  model.logits(model.forward(tokens, {&whole, 1}), whole.rows, out.data());
+  return out;
+}
+
+inline double largest(const std::vector<float>& values) {
+  double out = 0;
+  for (const float value : values) out = std::max(out, std::abs(static_cast<double>(value)));
+  return out;
+}
+inline double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  double out = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+    if (!(difference <= out)) out = difference;  // NaN too
+  }
+  return out;
+}
+inline double norm_of_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  double squares = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    squares += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+  return std::sqrt(squares);
+}
+
+}  // namespace golden
+
+#endif  // TESTS_SUPPORT_GOLDEN_MODEL_HPP
