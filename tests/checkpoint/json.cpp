@@ -99,7 +99,7 @@ TEST_CASE("json reader: values") {
   CHECK(reader.at("n").number(2.5, 2.5) == 2.5);
   CHECK(reader.at("s").string() == "text");
   CHECK(reader.at("t").boolean());
-  CHECK(reader.at("l").array().at(1).array().at(0).integer() == 2);
+  CHECK(reader.at("l").array()[1].array()[0].integer() == 2);
   CHECK(reader.object_keys() == std::vector<std::string>{"i", "l", "n", "s", "t", "u", "z"});
   CHECK(reader.optional("n")->number() == 2.5);
   CHECK(!reader.optional("z"));

@@ -173,7 +173,7 @@ inline SequencePositions read_positions(const JsonReader& reader, const CacheLay
       replay_from.fail("found ", positions.replay_from, "; only the last ", 2 * max_rollback, " of ",
                        out.length, " inputs are kept");
     const JsonReader checkpoints = run.at("checkpoints");
-    const auto pair = checkpoints.array();
+    const JsonArray pair = checkpoints.array();
     if (pair.size() != 2) checkpoints.fail("has ", pair.size(), " positions; expected 2");
     for (std::size_t c = 0; c < 2; ++c) positions.checkpoints[c] = pair[c].integer(-1, out.furthest);
     for (const auto& [other, expected] : out.runs)

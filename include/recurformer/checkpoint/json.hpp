@@ -174,6 +174,8 @@ inline nlohmann::json parse_json_file(const std::string& path) {
   return parse_json(read_text_file(path), path);
 }
 
+class JsonArray;
+
 /// One value of a document and where it stands; every getter throws FileError naming both. Refers to the
 /// document, which must outlive it.
 class JsonReader {
@@ -196,14 +198,7 @@ class JsonReader {
     return JsonReader(file_, *found, detail::field_path(path_, field));
   }
   /// The elements of an array.
-  std::vector<JsonReader> array() const {
-    if (!value_->is_array()) fail_type("an array");
-    std::vector<JsonReader> out;
-    out.reserve(value_->size());
-    for (const nlohmann::json& element : *value_)
-      out.emplace_back(file_, element, text(path_, "[", out.size(), "]"));
-    return out;
-  }
+  JsonArray array() const;
   /// The names of an object's fields, sorted.
   std::vector<std::string> object_keys() const {
     std::vector<std::string> out;
@@ -287,6 +282,45 @@ class JsonReader {
   std::string path_;
   const nlohmann::json* value_;
 };
+
+/// The elements of an array. Their readers are made one at a time, as each takes many times the memory of the
+/// number it reads.
+class JsonArray {
+ public:
+  class Iterator {
+   public:
+    Iterator(const JsonArray& array, std::size_t index) : array_(&array), index_(index) {}
+    JsonReader operator*() const { return (*array_)[index_]; }
+    Iterator& operator++() {
+      ++index_;
+      return *this;
+    }
+    friend bool operator==(const Iterator& a, const Iterator& b) { return a.index_ == b.index_; }
+
+   private:
+    const JsonArray* array_;
+    std::size_t index_;
+  };
+
+  std::size_t size() const { return array_.value().size(); }
+  /// `index` must be less than size().
+  JsonReader operator[](std::size_t index) const {
+    return {array_.file(), array_.value()[index], text(array_.path(), "[", index, "]")};
+  }
+  Iterator begin() const { return {*this, 0}; }
+  Iterator end() const { return {*this, size()}; }
+
+ private:
+  friend class JsonReader;
+  explicit JsonArray(JsonReader array) : array_(std::move(array)) {}
+
+  JsonReader array_;
+};
+
+inline JsonArray JsonReader::array() const {
+  if (!value_->is_array()) fail_type("an array");
+  return JsonArray(*this);
+}
 
 }  // namespace rf
 

@@ -132,7 +132,7 @@ class SafetensorsFile {
                   " has more than 2^63 bytes");
 
     const JsonReader offsets = reader.at("data_offsets");
-    const std::vector<JsonReader> pair = offsets.array();
+    const JsonArray pair = offsets.array();
     if (pair.size() != 2) offsets.fail("expected [begin, end], found an array of ", pair.size());
     const auto begin = static_cast<std::uint64_t>(pair[0].integer(0));
     const auto end = static_cast<std::uint64_t>(pair[1].integer(0));
