@@ -220,6 +220,8 @@ TEST_CASE("npy: hostile files, the header") {
 
   CHECK(contains(error_of_descr("'<f16'"), "unsupported dtype '<f16'"));
   CHECK(contains(error_of_descr("'>c8'"), "big-endian dtype '>c8'"));
+  CHECK(contains(error_of_descr("'>\x11\n'"), "convert it with .astype('<\\x11\\x0a')"));
+  CHECK(contains(error_of_descr("'>'"), "convert it with .astype('<')"));
   CHECK(contains(error_of_descr("'|O'"), "unsupported dtype '|O'"));
   CHECK(contains(error_of_descr("''"), "unsupported dtype ''"));
   CHECK(contains(error_of_descr("3"), "expected ''', found '3, 'fortran_order'"));

@@ -133,8 +133,8 @@ class NpyHeaderParser {
     for (const NpyType& type : npy_types)
       if (type.descr == descr) return type.dtype;
     if (descr.starts_with('>'))
-      fail("big-endian dtype ", printable(descr), " is not supported; in Python, convert it with .astype('<",
-           descr.substr(1, 2), "')");
+      fail("big-endian dtype ", printable(descr), " is not supported; in Python, convert it with .astype(",
+           printable("<" + descr.substr(1, 2)), ")");
     fail("unsupported dtype ", printable(descr), "; supported: ", npy_supported);
   }
   void row_major() {
