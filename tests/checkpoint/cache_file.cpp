@@ -256,7 +256,10 @@ TEST_CASE("cache file: damaged files are refused and change nothing") {
   CHECK(contains(error([](auto& d, Tensors&) { d["format"] = 2; }), "format: found format 2; supported: 1"));
   CHECK(contains(error([](auto& d, Tensors&) { d["sequences"][0]["length"] = 518; }), "expected an integer"));
   CHECK(contains(error([](auto& d, Tensors&) {
-                   d["sequences"][0]["length"] = d["sequences"][0]["furthest"] = std::int64_t{1} << 39;
+                   auto& sequence = d["sequences"][0];
+                   sequence["length"] = sequence["furthest"] = std::int64_t{1} << 39;
+                   for (auto& run : sequence["runs"])
+                     run["checkpoints"] = {std::int64_t{1} << 39, (std::int64_t{1} << 39) - 5};
                  }),
                  "of shape"));
   CHECK(contains(error([](auto& d, Tensors&) { d["sequences"][0]["length"] = -1; }), "length: expected"));
@@ -270,6 +273,15 @@ TEST_CASE("cache file: damaged files are refused and change nothing") {
                  "found 3; only the last 10 of 517 inputs are kept"));
   CHECK(contains(error([&](auto& d, Tensors&) { mamba(d)["checkpoints"] = {1, 2, 3}; }), "has 3 positions"));
   CHECK(contains(error([&](auto& d, Tensors&) { mamba(d)["checkpoints"] = {600, 2}; }), "checkpoints[0]"));
+  // 5 tokens may be taken back; the inputs of the last 10 are there to go on from a checkpoint.
+  CHECK(contains(error([&](auto& d, Tensors&) {
+                   mamba(d)["checkpoints"] = {515, 506};
+                 }),
+                 "found a position of 506; the inputs since 507 are kept"));
+  CHECK(contains(error([&](auto& d, Tensors&) {
+                   mamba(d)["checkpoints"] = {515, 513};
+                 }),
+                 "found 515 and 513; one is expected from 507 to 512"));
   CHECK(contains(error([](auto&, Tensors& tensors) { tensors.pop_back(); }), "sequence."));
   CHECK(contains(error([](auto&, Tensors& tensors) {
                    tensors.push_back(tensors.back());

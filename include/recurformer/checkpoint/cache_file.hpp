@@ -154,6 +154,23 @@ inline nlohmann::json positions_json(const SequencePositions& positions) {
   return out;
 }
 
+/// FileError unless every rollback that the cache allows finds a checkpoint to start from, and the inputs
+/// from there on among those that are kept.
+inline void check_checkpoints(const JsonReader& reader, const std::array<std::int64_t, 2>& checkpoints,
+                              const SequencePositions& sequence, std::int64_t max_rollback) {
+  const std::int64_t first = std::max<std::int64_t>(sequence.length - 2 * max_rollback, 0);
+  const std::int64_t last = std::max<std::int64_t>(sequence.furthest - max_rollback, 0);
+  bool covers = false;
+  for (const std::int64_t position : checkpoints) {
+    covers = covers || (position >= first && position <= last);
+    if (position >= 0 && position < first)
+      reader.fail("found a position of ", position, "; the inputs since ", first, " are kept");
+  }
+  if (!covers)
+    reader.fail("found ", checkpoints[0], " and ", checkpoints[1], "; one is expected from ", first, " to ",
+                last);
+}
+
 /// The same from a file, for a cache of this layout.
 inline SequencePositions read_positions(const JsonReader& reader, const CacheLayout& layout,
                                         std::int64_t max_rollback) {
@@ -176,6 +193,7 @@ inline SequencePositions read_positions(const JsonReader& reader, const CacheLay
     const JsonArray pair = checkpoints.array();
     if (pair.size() != 2) checkpoints.fail("has ", pair.size(), " positions; expected 2");
     for (std::size_t c = 0; c < 2; ++c) positions.checkpoints[c] = pair[c].integer(-1, out.furthest);
+    check_checkpoints(checkpoints, positions.checkpoints, out, max_rollback);
     for (const auto& [other, expected] : out.runs)
       if (positions != expected)
         run.fail("is at other positions than ", other, "; all runs of a sequence go in step");
