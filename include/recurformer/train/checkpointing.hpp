@@ -11,6 +11,7 @@
 #include <string>
 
 #include "recurformer/checkpoint/safetensors.hpp"
+#include "recurformer/checkpoint/untrusted.hpp"
 #include "recurformer/train/trainer.hpp"
 
 namespace rf {
@@ -38,7 +39,7 @@ inline void check_run(const SafetensorsFile& file, const std::string& run) {
   check_file(metadata.contains("steps") && metadata.contains("run"), file.path(),
              "is not the state of a training run");
   check_file(metadata.at("run") == run, file.path(), "belongs to a run with other settings (",
-             metadata.at("run"), "), not to this one (", run,
+             one_line(metadata.at("run"), 2000), "), not to this one (", run,
              "); use the same settings, or another output folder");
 }
 
@@ -64,8 +65,8 @@ void load_training_state(Trainer<M>& trainer, const std::string& run, const std:
   std::int64_t steps = 0;
   const std::string& written = file.metadata().at("steps");
   const auto [end, code] = std::from_chars(written.data(), written.data() + written.size(), steps);
-  check_file(code == std::errc{} && end == written.data() + written.size() && steps >= 0, path, "steps is \"",
-             written, "\"; expected a number");
+  check_file(code == std::errc{} && end == written.data() + written.size() && steps >= 0, path, "steps is ",
+             detail::printable(written), "; expected a number");
   trainer.optimizer().resume(steps);
 }
 
