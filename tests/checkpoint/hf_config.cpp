@@ -360,6 +360,13 @@ TEST_CASE("config: sizes that do not fit together are refused") {
   CHECK(contains(changed_error("\"num_hidden_layers\": 2,", ""), "'num_hidden_layers' is missing"));
   CHECK(changed_error("1e-05", "0") == "rms_norm_eps: found 0; supported: a positive number");
   CHECK(changed_error("500000.0", "1") == "rope_theta: found 1; supported: a number above 1");
+  // A few bytes that would make a plan of gigabytes.
+  const std::string wide = changed(changed(llama, "\"hidden_size\": 192", "\"hidden_size\": 262144"),
+                                   "\"num_attention_heads\": 6", "\"num_attention_heads\": 16384");
+  CHECK(
+      error(changed(changed(wide, "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 16384"),
+                    "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 4096")) ==
+      "num_hidden_layers: found 4096 layers of 16384 key/value heads; supported: at most 65536 heads in all");
 }
 
 TEST_CASE("config: a wrong section of ours is refused") {

@@ -125,6 +125,22 @@ TEST_CASE("plan file: wrong files are refused by name of the field") {
   CHECK(contains(read_error(R"({"recurformer_plan": 1, "model": {"layers": 1, "kv_groups": 1}, "kinds": [],
                                 "layers": [[0]]})"),
                  "kinds: is empty"));
+  CHECK(contains(read_error(changed("\"mamba\"", "\"mam\\nba\"")),
+                 "kinds[1].mixer: found the name 'mam\\x0aba'; expected at most 100 bytes without control"));
+  CHECK(
+      contains(read_error(changed("\"mixer\": \"mamba\",", "\"mixer\": \"" + std::string(101, 'm') + "\",")),
+               "kinds[1].mixer: found the name 'mmm"));
+}
+
+TEST_CASE("plan file: options of mixers have short names and sizes that fit 32 bits") {
+  const auto error = [](const std::string& options) {
+    return read_error(R"({"recurformer_plan": 1, "model": {"layers": 1, "kv_groups": 1}, "layers": [[0]],
+        "kinds": [{"mixer": "streaming", "precision": "fp32", "options": )" +
+                      options + "}]}");
+  };
+  CHECK(error(R"({"window": 2147483647, "sink": -2147483647})") == "no error");
+  CHECK(contains(error(R"({"window": 2147483648})"), "kinds[0].options.window: expected an integer from"));
+  CHECK(contains(error(R"({"win\u0000dow": 1})"), "kinds[0].options: found the name 'win\\x00dow'"));
 }
 
 TEST_CASE("plan file: a plan for another model is refused") {

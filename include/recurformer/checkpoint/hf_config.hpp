@@ -242,15 +242,22 @@ inline void read_heads(const JsonReader& reader, const ModelFamily& family, Laye
   shape.d_head = static_cast<int>(d_head);
 }
 
+/// A plan names the kind of every KV group, which a config without a section of ours does in no bytes at all.
+inline constexpr std::int64_t most_groups_of_all_layers = 1 << 16;
+
 inline ModelShape read_shape(const JsonReader& reader, const ModelFamily& family,
                              std::int64_t max_positions) {
   constexpr std::int64_t most = 1 << 24;
   ModelShape shape;
   shape.layer.d_model = static_cast<int>(reader.at("hidden_size").integer(1, most));
   shape.layer.d_ff = static_cast<int>(reader.at("intermediate_size").integer(0, most));
-  shape.layers = static_cast<int>(reader.at("num_hidden_layers").integer(1, 1 << 14));
+  const JsonReader layers = reader.at("num_hidden_layers");
+  shape.layers = static_cast<int>(layers.integer(1, 1 << 12));
   shape.vocabulary = static_cast<int>(reader.at("vocab_size").integer(1, most));
   read_heads(reader, family, shape.layer);
+  if (shape.layers * std::int64_t{shape.layer.kv_groups} > most_groups_of_all_layers)
+    layers.fail("found ", shape.layers, " layers of ", shape.layer.kv_groups,
+                " key/value heads; supported: at most ", most_groups_of_all_layers, " heads in all");
   const Rope rope = read_rope(reader, max_positions);
   shape.layer.rope_base = rope.base;
   shape.layer.rope_scaling = rope.scaling;
@@ -367,7 +374,7 @@ inline std::string config_path(const std::string& folder) {
 /// Reads <folder>/config.json. FileError naming file, field, what was found and what is supported.
 inline ModelConfig read_model_config(const std::string& folder) {
   const std::string path = detail::config_path(folder);
-  const nlohmann::json document = parse_json_file(path);
+  nlohmann::json document = parse_json_file(path);
   const JsonReader reader(path, document);
   const detail::ModelFamily& family = detail::read_family(reader);
   detail::check_family(reader, family);
@@ -381,10 +388,8 @@ inline ModelConfig read_model_config(const std::string& folder) {
   config.plan = detail::family_plan(family, detail::read_layer_windows(reader, family, config.shape.layers),
                                     dtype.precision, config.shape.layer.kv_groups);
   if (const auto section = reader.optional("recurformer")) detail::read_section(*section, config);
-  for (const auto& [field, value] : document.items())
-    if (std::find(detail::llama_fields.begin(), detail::llama_fields.end(), field) ==
-        detail::llama_fields.end())
-      config.other[field] = value;
+  for (const std::string_view field : detail::llama_fields) document.erase(std::string(field));
+  config.other = std::move(document);
   return config;
 }
 

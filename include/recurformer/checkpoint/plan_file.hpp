@@ -32,6 +32,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -89,12 +90,29 @@ void add_plan(Json& out, const Plan& plan) {
   out["layers"] = plan.kind_of_group;
 }
 
+/// FileError unless `name` can stand in a message as it is, as binding a plan makes it.
+inline void check_name(const JsonReader& reader, const std::string& name) {
+  constexpr std::size_t longest = 100;
+  if (one_line(name, longest) != name)
+    reader.fail("found the name ", printable(name), "; expected at most ", longest,
+                " bytes without control characters");
+}
+inline std::string read_name(const JsonReader& reader) {
+  check_name(reader, reader.string());
+  return reader.string();
+}
+
+/// Options are numbers of tokens and the like; with these, sizes computed from them fit 64 bits.
+inline constexpr std::int64_t largest_option = std::numeric_limits<std::int32_t>::max();
+
 inline KindChoice read_kind(const JsonReader& reader) {
   reader.reject_unknown({"mixer", "precision", "options"});
-  KindChoice out{reader.at("mixer").string(), reader.at("precision").string(), {}};
+  KindChoice out{read_name(reader.at("mixer")), read_name(reader.at("precision")), {}};
   if (const auto options = reader.optional("options"))
-    for (const std::string& option : options->object_keys())
-      out.options.emplace_back(option, options->at(option).integer());
+    for (const std::string& option : options->object_keys()) {
+      check_name(*options, option);
+      out.options.emplace_back(option, options->at(option).integer(-largest_option, largest_option));
+    }
   return out;
 }
 
@@ -102,11 +120,11 @@ inline KindChoice read_kind(const JsonReader& reader) {
 inline Plan read_plan_fields(const JsonReader& reader, int layers, int groups) {
   Plan plan;
   const JsonReader kinds = reader.at("kinds");
+  std::set<std::string> names;
   for (const JsonReader& kind : kinds.array()) {
     plan.kinds.push_back(read_kind(kind));
-    for (std::size_t i = 0; i + 1 < plan.kinds.size(); ++i)
-      if (plan.kinds[i].name() == plan.kinds.back().name())
-        kind.fail("the kind ", printable(plan.kinds[i].name()), " is listed twice");
+    const auto [name, is_new] = names.insert(plan.kinds.back().name());
+    if (!is_new) kind.fail("the kind ", printable(*name), " is listed twice");
   }
   if (plan.kinds.empty()) kinds.fail("is empty; expected at least one kind");
   const JsonReader rows = reader.at("layers");
