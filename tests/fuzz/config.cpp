@@ -44,6 +44,6 @@ void read_config(std::string_view bytes) {
     rf::test::report_finding("a cache of a negative size");
 }
 
-const rf::test::RegisteredTarget config{{"config", 64, 1 << 20, read_config}};
+const rf::test::RegisteredTarget config{{"config", rf::test::json_memory, 1 << 20, read_config}};
 
 }  // namespace

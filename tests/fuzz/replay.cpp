@@ -1,5 +1,6 @@
-// Runs every target on its seeds: test_fuzz_corpus <folder with a folder per target>, or one target on some
-// files, such as one that libFuzzer has left: test_fuzz_corpus <target> <file>…
+// Runs every target on its seeds and on the worst cases for memory: test_fuzz_corpus <folder with a folder
+// per target>, or one target on some files, such as one that libFuzzer has left: test_fuzz_corpus <target>
+// <file>…
 
 #include <algorithm>
 #include <cstdio>
@@ -11,6 +12,7 @@
 
 #include "recurformer/checkpoint/atomic_file.hpp"
 #include "target.hpp"
+#include "worst_cases.hpp"
 
 namespace {
 
@@ -21,12 +23,13 @@ std::vector<std::string> files_in(const std::filesystem::path& folder) {
   return out;
 }
 
+void report(const rf::test::Target& target, const std::string& what, const std::string& bytes) {
+  std::fprintf(stderr, "%.*s: %s: ", static_cast<int>(target.name.size()), target.name.data(), what.c_str());
+  std::fprintf(stderr, "%s\n", rf::test::run(target, bytes).c_str());
+}
+
 void replay(const rf::test::Target& target, const std::vector<std::string>& files) {
-  for (const std::string& file : files) {
-    const std::string bytes = rf::read_text_file(file);
-    std::fprintf(stderr, "%s: ", file.c_str());
-    std::fprintf(stderr, "%s\n", rf::test::run(target, bytes).c_str());
-  }
+  for (const std::string& file : files) report(target, file, rf::read_text_file(file));
 }
 
 }  // namespace
@@ -35,7 +38,11 @@ int main(int count, char** arguments) {
   const std::vector<std::string> given(arguments + 1, arguments + count);
   if (given.empty()) return 2;
   for (const auto& target : rf::test::targets()) {
-    if (given.size() == 1) replay(target, files_in(std::filesystem::path(given[0]) / target.name));
+    if (given.size() == 1) {
+      replay(target, files_in(std::filesystem::path(given[0]) / target.name));
+      for (const auto& worst : rf::test::worst_cases(100'000))
+        if (worst.target == target.name) report(target, "worst case: " + worst.what, worst.bytes);
+    }
     if (given.size() > 1 && given[0] == target.name) replay(target, {given.begin() + 1, given.end()});
   }
 }

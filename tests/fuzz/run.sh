@@ -39,7 +39,7 @@ run_target() {
     awk -v target="$target" '$2 == "DONE" {
       printf "%s: %d executions, %d edges, %d inputs kept, no finding\n", target, substr($1, 2), $4, $8 }' "$log"
   else
-    echo "$target: FINDING: $(grep -m 1 -E '^finding: |ERROR: |runtime error: ' "$log" || tail -1 "$log")"
+    echo "$target: FINDING: $(grep -a -m 1 -E '^finding: |ERROR: |runtime error: ' "$log" || tail -1 "$log")"
     echo "  input: $(ls "$runs/$target"-* | head -1), log: $log"
     return 1
   fi

@@ -18,6 +18,7 @@ void read_safetensors(std::string_view bytes) {
   }
 }
 
-const rf::test::RegisteredTarget safetensors{{"safetensors", 64, 1 << 14, read_safetensors}};
+const rf::test::RegisteredTarget safetensors{
+    {"safetensors", rf::test::json_memory, 1 << 14, read_safetensors}};
 
 }  // namespace

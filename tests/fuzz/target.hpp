@@ -22,6 +22,10 @@
 
 namespace rf::test {
 
+/// Bytes of memory that a byte of JSON may take: "{}," is a value of 16 bytes, a map of 48, and room for
+/// more.
+inline constexpr std::size_t json_memory = 48;
+
 struct Target {
   std::string_view name;                 ///< also of the corpus's folder
   std::size_t memory_per_byte;           ///< reading may take this many bytes of memory per byte of input,
@@ -71,7 +75,7 @@ inline std::string run(const Target& target, std::string_view bytes) {
   if (used > allowed)
     report_finding(text(target.name, ": reading ", bytes.size(), " bytes took ", used,
                         " bytes of memory; allowed: ", allowed));
-  return outcome;
+  return text(outcome, " [", used, " bytes of memory for ", bytes.size(), "]");
 }
 
 /// A file of these bytes, overwritten by the next one of the name; its path.
