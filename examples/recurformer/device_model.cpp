@@ -37,7 +37,9 @@ DeviceChoice choose_device(const std::string& asked, const std::string& folder) 
 std::unique_ptr<DeviceModel> load_on_device(const std::string& folder, const std::string& device) {
   rf::ModelConfig config = rf::read_model_config(folder);
   for (auto& kind : config.plan.kinds) kind.precision = "bf16";
-  DeviceModelWeights weights(config.shape, rf::bind_plan<DeviceSpec::Kinds>(config.plan));
+  const auto plan = rf::bind_plan<DeviceSpec::Kinds>(config.plan);
+  rf::check_weights_size(config.shape, plan, folder);
+  DeviceModelWeights weights(config.shape, plan);
   rf::load_weights(weights, folder);
   return device == "simulated" ? model_on_simulator(weights) : model_on_cuda(weights);
 }

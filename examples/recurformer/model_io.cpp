@@ -13,6 +13,7 @@ Model load(const std::string& folder) {
     kind.precision = "fp32";
   }
   if (converted) std::fprintf(stderr, "%s: weights are converted to fp32\n", folder.c_str());
+  rf::check_weights_size(config.shape, rf::bind_plan<ProgramSpec::Kinds>(config.plan), folder);
   Model model(config.shape, config.plan);
   rf::load_weights(model.weights(), folder);
   return model;

@@ -329,6 +329,24 @@ TEST_CASE("model files: a model in several files") {
   CHECK(contains(index_error(wrong), "index.json: lacks 1 of the "));
 }
 
+TEST_CASE(
+    "model files: a config of sizes that its weights cannot have is refused before they are allocated") {
+  const TemporaryFolder folder;
+  Model model = made(mixed);
+  std::int64_t parameters = 0;
+  for (const rf::ParameterRef& ref : rf::parameter_refs(model.weights())) parameters += ref.size;
+  CHECK(rf::parameter_count(shape, rf::bind_plan<Kinds>(mixed)) == parameters);
+
+  save(model, folder / "m");
+  std::string config = rf::read_text_file(folder / "m/config.json");
+  const std::string size = "\"vocab_size\": 7";
+  config.replace(config.find(size), size.size(), "\"vocab_size\": 16777216");
+  rf::write_file_atomically(folder / "m/config.json", config);
+  const std::string message = message_of<rf::FileError>([&] { rf::load_model<Model>(folder / "m"); });
+  CHECK(contains(message, "m/model.safetensors: has "));
+  CHECK(contains(message, " bytes of tensors; the config asks for a model of "));
+}
+
 TEST_CASE("model files: weights of another plan than the config's are refused, not misread") {
   const TemporaryFolder folder;
   Model model = made(mixed);

@@ -137,6 +137,14 @@ inline void append_bytes(const FilePiece& piece, DType dtype, std::vector<std::b
   });
 }
 
+/// Elements of the parameters of one KV group.
+template <class M>
+std::int64_t group_parameters(const M& mixer, const HeadShape& shape) {
+  std::int64_t count = 0;
+  for (const ParameterSpec& parameter : mixer.parameters(shape)) count += parameter.group_size(shape);
+  return count;
+}
+
 /// The kinds of a bound plan with their options.
 template <class... K>
 std::array<KindChoice, sizeof...(K)> kind_choices(const std::tuple<typename K::Mixer...>& mixers) {
@@ -280,6 +288,36 @@ void save_model(ModelWeights<Set, P>& weights, const ModelConfig& config, const 
   write_model_config(config, folder);
 }
 
+/// Elements of all parameters of a model of this shape and plan.
+template <class... K>
+std::int64_t parameter_count(const ModelShape& shape, const BoundPlan<Kinds<K...>>& plan) {
+  const LayerShape& layer = shape.layer;
+  const std::int64_t d_model = layer.d_model;
+  const std::array group_sizes = std::apply(
+      [&](const typename K::Mixer&... mixer) {
+        return std::array{detail::group_parameters(mixer, layer.head_shape())...};
+      },
+      plan.mixers);
+  const std::int64_t mlp = layer.d_ff > 0 ? d_model + 3 * d_model * layer.d_ff : 0;
+  std::int64_t count = d_model * (1 + std::int64_t{shape.vocabulary} * (shape.tied_embeddings ? 1 : 2));
+  for (const auto& kind_of_group : plan.kind_of_group) {
+    count += d_model + d_model * layer.heads_width() + mlp;
+    for (const int kind : kind_of_group) count += group_sizes[static_cast<std::size_t>(kind)];
+  }
+  return count;
+}
+
+/// FileError if the folder's weights are much too few for a model of this shape and plan: a config of a few
+/// bytes can ask for more memory than there is, and loading checks tensors only when it is allocated. If only
+/// some are missing, load_weights() says which.
+template <class Set>
+void check_weights_size(const ModelShape& shape, const BoundPlan<Set>& plan, const std::string& folder) {
+  const ModelTensors file(folder);
+  const std::int64_t parameters = parameter_count(shape, plan);
+  check_file(parameters <= 2 * file.bytes(), file.path(), "has ", file.bytes(),
+             " bytes of tensors; the config asks for a model of ", parameters, " parameters");
+}
+
 /// The model in a folder. FileError if something is wrong with the files, if the program has no kernels for
 /// the plan, or (for a model spec with static layers) if it was compiled for another shape or plan.
 template <class M>
@@ -302,6 +340,7 @@ M load_model(const std::string& folder) {
     load_weights(model.weights(), folder);
     return model;
   } else {
+    check_weights_size(config.shape, plan, folder);
     M model(config.shape, plan);
     load_weights(model.weights(), folder);
     return model;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -50,6 +51,13 @@ class ModelTensors {
     for (const auto& [path, file] : files_)
       for (const TensorEntry& tensor : file.tensors()) out.push_back(tensor.name);
     return out;
+  }
+  /// Bytes of all tensors.
+  std::int64_t bytes() const {
+    std::size_t total = 0;
+    for (const auto& [path, file] : files_)
+      for (const TensorEntry& tensor : file.tensors()) total += tensor.bytes.size();
+    return static_cast<std::int64_t>(total);
   }
   /// The tensor, or null if there is none of that name.
   const TensorEntry* find(std::string_view name) const {
