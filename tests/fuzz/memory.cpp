@@ -7,13 +7,12 @@
 #include <cstdlib>
 #include <new>
 
-#if defined(__has_feature)  // Clang's way to say what GCC says with a macro
+#if defined(__SANITIZE_ADDRESS__)  // GCC's way to say it
+#define RECURFORMER_TESTS_ASAN
+#elif defined(__has_feature)  // Clang's
 #if __has_feature(address_sanitizer)
-#define __SANITIZE_ADDRESS__ 1
+#define RECURFORMER_TESTS_ASAN
 #endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/allocator_interface.h>
 #endif
 
 namespace {
@@ -37,17 +36,22 @@ void reset_peak_memory() { peak.store(in_use.load()); }
 
 }  // namespace rf::test
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef RECURFORMER_TESTS_ASAN
 
-// Its own allocator is asked, so that it still sees which form of new or malloc memory comes from.
+// Its own allocator is asked, so that it still sees which form of new or malloc memory comes from. GCC's
+// packages lack the header of these two.
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*allocated)(const volatile void*, std::size_t),
+                                                         void (*freed)(const volatile void*));
+extern "C" std::size_t __sanitizer_get_allocated_size(const volatile void*);
+
 namespace {
 
-[[maybe_unused]] const int hooks = __sanitizer_install_malloc_and_free_hooks(
-    [](const volatile void*, std::size_t size) { count(size); },
-    [](const volatile void* memory) {
-      if (memory != nullptr)
-        in_use.fetch_sub(__sanitizer_get_allocated_size(const_cast<const void*>(memory)));
-    });
+[[maybe_unused]] const int hooks =
+    __sanitizer_install_malloc_and_free_hooks([](const volatile void*, std::size_t size) { count(size); },
+                                              [](const volatile void* memory) {
+                                                if (memory != nullptr)
+                                                  in_use.fetch_sub(__sanitizer_get_allocated_size(memory));
+                                              });
 
 }  // namespace
 

@@ -40,7 +40,7 @@ int main(int count, char** arguments) {
   for (const auto& target : rf::test::targets()) {
     if (given.size() == 1) {
       replay(target, files_in(std::filesystem::path(given[0]) / target.name));
-      for (const auto& worst : rf::test::worst_cases(100'000))
+      for (const auto& worst : rf::test::worst_cases(20'000))
         if (worst.target == target.name) report(target, "worst case: " + worst.what, worst.bytes);
     }
     if (given.size() > 1 && given[0] == target.name) replay(target, {given.begin() + 1, given.end()});
