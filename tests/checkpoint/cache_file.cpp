@@ -257,9 +257,8 @@ TEST_CASE("cache file: damaged files are refused and change nothing") {
   CHECK(contains(error([](auto& d, Tensors&) { d["sequences"][0]["length"] = 518; }), "expected an integer"));
   CHECK(contains(error([](auto& d, Tensors&) {
                    auto& sequence = d["sequences"][0];
-                   sequence["length"] = sequence["furthest"] = std::int64_t{1} << 39;
-                   for (auto& run : sequence["runs"])
-                     run["checkpoints"] = {std::int64_t{1} << 39, (std::int64_t{1} << 39) - 5};
+                   sequence["length"] = sequence["furthest"] = 1 << 29;
+                   for (auto& run : sequence["runs"]) run["checkpoints"] = {1 << 29, (1 << 29) - 5};
                  }),
                  "of shape"));
   CHECK(contains(error([](auto& d, Tensors&) { d["sequences"][0]["length"] = -1; }), "length: expected"));

@@ -57,6 +57,13 @@ inline std::string safetensors_of(const std::string& header) {
   return out + header;
 }
 
+/// A cache file of this JSON, in which nothing needs an escape but quotes.
+inline std::string cache_of(std::string_view json) {
+  std::string quoted;
+  for (const char c : json) quoted += c == '"' ? "\\\"" : c == '\n' ? "\\n" : std::string(1, c);
+  return safetensors_of(R"({"__metadata__":{"recurformer_cache":")" + quoted + "\"}}");
+}
+
 /// A header with as many tensors, of no bytes, as fit.
 inline std::string many_tensors(std::size_t size) {
   std::string header;
@@ -86,6 +93,7 @@ inline std::vector<WorstCase> worst_cases(std::size_t size) {
                        value + "}"});
     out.push_back({"safetensors", what + " as a shape",
                    safetensors_of(R"({"t":{"dtype":"U8","data_offsets":[0,0],"shape":)" + value + "}}")});
+    out.push_back({"cache", what, cache_of(value)});
     out.push_back(
         {"safetensors", what + " as metadata", safetensors_of(R"({"__metadata__":)" + value + "}")});
   }

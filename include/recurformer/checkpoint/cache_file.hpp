@@ -174,7 +174,7 @@ inline void check_checkpoints(const JsonReader& reader, const std::array<std::in
 /// The same from a file, for a cache of this layout.
 inline SequencePositions read_positions(const JsonReader& reader, const CacheLayout& layout,
                                         std::int64_t max_rollback) {
-  constexpr std::int64_t longest = std::int64_t{1} << 40;
+  constexpr std::int64_t longest = std::int64_t{1} << 30;  // kernels count positions in 32 bits
   SequencePositions out;
   out.length = reader.at("length").integer(0, longest);
   out.furthest = reader.at("furthest").integer(out.length, out.length + max_rollback);
