@@ -72,7 +72,7 @@ rf::ModelAnalysis analyse_on_device(const AnalyzeOptions& options, const std::st
 void add_swap_scores(const AnalyzeOptions& options, Model& model, const rf::MixedData& data,
                      rf::AnalysisDocument& document) {
   const rf::KindChoice replacement =
-      replacement_kind(options.swap, options.analysis.sink, options.swap_window);
+      replacement_kind(options.swap, model.named_plan(), options.analysis.sink, options.swap_window);
   Progress progress("swap", std::int64_t{model.shape().layers} * model.shape().layer.kv_groups);
   document.swap = rf::swap_scores(model, rf::profiles_of(document.analysis), swap_batches(data),
                                   {.replacement = replacement,
@@ -84,7 +84,8 @@ void add_swap_scores(const AnalyzeOptions& options, Model& model, const rf::Mixe
 
 void analyze(const AnalyzeOptions& options) {
   const auto [device, why] = choose_device(options.device, options.model);
-  const rf::ByteText text(read_documents(options.data.text));
+  const TextCodec codec(options.model, rf::read_model_config(options.model));
+  const rf::TokenText text = options.data.read(codec);
   const rf::MixedData data = options.data.mixed(text, options.seed);
   rf::AnalysisDocument document;
   if (device != "cpu") document.analysis = analyse_on_device(options, device, data);

@@ -7,8 +7,9 @@
 #include <chrono>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "engine.hpp"
 #include "recurformer/checkpoint/model_files.hpp"
@@ -31,9 +32,6 @@ void use_cpu(const CommonOptions& options, const std::string& why = {});
 
 /// Writes `results` where --json says, if it was given.
 void write_results(const CommonOptions& options, const nlohmann::json& results);
-
-/// The text files of a folder, sorted by path, or a single file. Files with zero bytes in them are not text.
-std::vector<std::string> read_documents(const std::string& path);
 
 /// The C++ standard library headers of the compiler that built this program: real text on every machine that
 /// can build it.
@@ -68,10 +66,27 @@ class Progress {
   bool line_open_ = false;
 };
 
+/// Progress of work that is mostly quick, whose size it tells itself: shown from the third second on.
+class LateProgress {
+ public:
+  explicit LateProgress(std::string what) : what_(std::move(what)) {}
+  /// After `done` of `total`.
+  void operator()(std::int64_t done, std::int64_t total);
+
+ private:
+  std::string what_;
+  Stopwatch watch_;
+  std::optional<Progress> shown_;
+};
+
 /// "12.3 MiB".
 std::string bytes_text(std::int64_t bytes);
 /// A number with `decimals` digits after the point.
 std::string fixed(double value, int decimals);
+
+/// Throws rf::Error, saying what `needs` it, if the machine has less than this many bytes of memory to give.
+/// "1.50 GiB of 20.1 GiB" otherwise; where the system does not tell what is available, only the need.
+std::string check_memory(const std::string& needs, std::int64_t bytes);
 
 /// The processor's name, as the system gives it.
 std::string processor_name();

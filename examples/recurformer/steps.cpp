@@ -3,6 +3,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "recurformer/model/plan_sizes.hpp"
 #include "recurformer/train/checkpointing.hpp"
 
 namespace cli {
@@ -45,12 +46,26 @@ rf::ModelAnalysis analyse(Model& model, const rf::MixedData& data, std::int64_t 
   return analyser.result();
 }
 
-Quality evaluate(Model& model, const rf::ByteText& text, std::int64_t length, std::int64_t copy_lag,
+Quality evaluate(Model& model, const rf::TokenText& text, std::int64_t length, std::int64_t copy_lag,
                  std::uint64_t seed, std::int64_t text_rows, std::int64_t copy_rows) {
-  return {.bits_per_byte = rf::evaluate_text(model, text, length, text_rows).bits_per_byte,
+  return {.text = rf::evaluate_text(model, text, length, text_rows, LateProgress("eval rows of text")),
           .copy_recall = rf::evaluate_task(model, rf::CopyTask{.row_length = length, .lag = copy_lag},
-                                           rf::Split::held_out, copy_rows, seed)
+                                           rf::Split::held_out, copy_rows, seed, rf::Scoring::per_token,
+                                           LateProgress("eval rows of copies"))
                              .accuracy()};
+}
+
+std::string score_text(const rf::TextScore& score, const rf::TokenText& text, const TextCodec& codec,
+                       nlohmann::json& results) {
+  std::string out = "loss " + fixed(score.loss, 4) + " per token, perplexity " + fixed(score.perplexity(), 2);
+  results["loss_per_token"] = score.loss;
+  results["perplexity"] = score.perplexity();
+  results["tokens"] = score.tokens;
+  const auto bytes = predicted_bytes(score, text, codec);
+  if (!bytes || *bytes == 0) return out;
+  results["bits_per_byte"] = score.bits_per_byte(*bytes);
+  results["bytes"] = *bytes;
+  return out + ", bits per byte " + fixed(score.bits_per_byte(*bytes), 4);
 }
 
 namespace {
@@ -68,14 +83,13 @@ Model packed_copy(Model& model) {
 
 }  // namespace
 
-Speed measure_speed(Model& trained, const rf::ByteText& text, std::int64_t context,
+Speed measure_speed(Model& trained, const rf::TokenText& text, std::int64_t context,
                     std::int64_t decoded_tokens) {
   Model model = packed_copy(trained);
   // The held-out text, repeated where it is shorter than the context: only the lengths matter here.
   std::vector<rf::Token> tokens;
   for (std::int64_t i = 0; i < context; ++i)
-    tokens.push_back(
-        static_cast<unsigned char>(text.held_out()[static_cast<std::size_t>(i) % text.held_out().size()]));
+    tokens.push_back(text.held_out()[static_cast<std::size_t>(i) % text.held_out().size()]);
   rf::Cache cache = model.make_cache();
   Speed speed;
   const Stopwatch prefill;
@@ -88,17 +102,12 @@ Speed measure_speed(Model& trained, const rf::ByteText& text, std::int64_t conte
   return speed;
 }
 
-nlohmann::json cache_json(const Model& model) {
+nlohmann::json cache_json(const rf::CacheLayout& layout) {
   nlohmann::json out = nlohmann::json::object();
-  for (const std::int64_t context : quoted_contexts)
-    out[std::to_string(context)] = model.cache_layout().bytes(context);
+  for (const std::int64_t context : quoted_contexts) out[std::to_string(context)] = layout.bytes(context);
   return out;
 }
 
-std::int64_t parameter_count(Model& model) {
-  std::int64_t count = 0;
-  for (const auto& parameter : rf::parameter_refs(model.weights())) count += parameter.size;
-  return count;
-}
+std::int64_t parameter_count(const Model& model) { return rf::parameter_count(model.shape(), model.plan()); }
 
 }  // namespace cli

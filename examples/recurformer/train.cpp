@@ -4,8 +4,10 @@
 #include "commands.hpp"
 #include "data_options.hpp"
 #include "model_io.hpp"
+#include "recurformer/checkpoint/tokenizer_files.hpp"
 #include "recurformer/core/fingerprint.hpp"
 #include "recurformer/train/checkpointing.hpp"
+#include "recurformer/train/memory.hpp"
 #include "steps.hpp"
 
 namespace cli {
@@ -35,16 +37,16 @@ std::string fingerprint_of(Model& model) {
   return out.hex();
 }
 
-std::string fingerprint_of(const rf::ByteText& text) {
+std::string fingerprint_of(const rf::TokenText& text) {
   rf::Fingerprint out;
-  out.add(text.train());
-  out.add(text.held_out());
+  out.add(text.train().bytes());
+  out.add(text.held_out().bytes());
   return out.hex();
 }
 
 /// Everything the run's weights depend on. Files count by their content: other text or another conversion at
 /// the same path is another run. Threads are not part of it: results do not depend on them.
-std::string describe(const TrainCommandOptions& o, const rf::ByteText& text, Model& start, Model* original) {
+std::string describe(const TrainCommandOptions& o, const rf::TokenText& text, Model& start, Model* original) {
   return rf::text(
       "steps=", o.steps, " stage1_steps=", o.stage1_steps, " rows=", o.data.rows, " length=", o.data.length,
       " copy_rows=", o.data.copy_rows, " copy_lag=", o.data.copy_lag, " accumulate=", o.accumulate,
@@ -72,13 +74,40 @@ bool has_own_parameters(const Model& model) {
   return false;
 }
 
+/// The config of the model to train.
+rf::ModelConfig start_config(const TrainCommandOptions& options) {
+  if (!options.from.empty()) return rf::read_model_config(options.from);
+  rf::ModelConfig config = byte_config();
+  config.shape = options.shape;
+  config.plan =
+      rf::uniform_plan({"attention", "fp32", {}}, options.shape.layers, options.shape.layer.kv_groups);
+  return config;
+}
+
+/// States what the run takes in memory, or throws if the machine has less.
+std::string check_training_memory(const TrainCommandOptions& options, const rf::ModelConfig& config) {
+  rf::validate(config.shape);
+  std::optional<rf::BoundPlan<Model::Kinds>> teacher;
+  if (!options.original.empty()) teacher = program_plan(rf::read_model_config(options.original));
+  const rf::TrainingMemory memory =
+      rf::training_memory<Model>(config.shape, program_plan(config), options.data.rows, options.data.length,
+                                 teacher ? &*teacher : nullptr);
+  std::string out = "memory: " + check_memory("training", memory.total()) + ": weights " +
+                    bytes_text(memory.weights) + ", gradients " + bytes_text(memory.gradients) +
+                    ", optimizer " + bytes_text(memory.optimizer) + ", activations " +
+                    bytes_text(memory.activations);
+  if (teacher) out += ", original " + bytes_text(memory.teacher);
+  return out;
+}
+
 void train_command(const TrainCommandOptions& options) {
-  const rf::ByteText text(read_documents(options.data.text));
-  Model model = options.from.empty()
-                    ? Model(options.shape, rf::uniform_plan({"attention", "fp32", {}}, options.shape.layers,
-                                                            options.shape.layer.kv_groups))
-                    : load(options.from);
-  if (options.from.empty()) rf::initialise(model.weights(), options.seed);
+  const bool is_new = options.from.empty();
+  const rf::ModelConfig config = start_config(options);
+  const std::string memory = check_training_memory(options, config);
+  const TextCodec codec = is_new ? TextCodec() : TextCodec(options.from, config);
+  const rf::TokenText text = options.data.read(codec);
+  Model model = is_new ? Model(config.shape, program_plan(config)) : load(options.from);
+  if (is_new) rf::initialise(model.weights(), options.seed);
   std::optional<Model> original;
   if (!options.original.empty()) original.emplace(load(options.original));
   Model* teacher = original ? &*original : nullptr;
@@ -108,7 +137,7 @@ void train_command(const TrainCommandOptions& options) {
     matching.new_rate = options.stage1_rate;
     stages.push_back({"stage 1", "stage1", matching, data(1), saved("stage1")});
   }
-  stages.push_back({"train", "train", train_options, data(options.from.empty() ? 0 : 2), saved("training")});
+  stages.push_back({"train", "train", train_options, data(is_new ? 0 : 2), saved("training")});
   for (const Stage& stage : stages)
     if (std::filesystem::exists(stage.saved.path))
       rf::check_training_state(stage.saved.run, stage.saved.path);
@@ -118,7 +147,8 @@ void train_command(const TrainCommandOptions& options) {
     rf::Trainer<Model> trainer(model, stage.options, teacher);
     if (&stage == &stages.front()) {  // every input is there and fits
       use_cpu(options);
-      std::printf("%lld parameters, %lld training bytes, %lld held out\n",
+      std::printf("%s\n", memory.c_str());
+      std::printf("%lld parameters, %lld training tokens, %lld held out\n",
                   static_cast<long long>(parameter_count(model)), static_cast<long long>(text.train().size()),
                   static_cast<long long>(text.held_out().size()));
       std::filesystem::create_directories(options.out);
@@ -126,12 +156,12 @@ void train_command(const TrainCommandOptions& options) {
     for (const LossPoint& point : train(trainer, stage.data, stage.label, stage.saved))
       results[stage.result].push_back({point.tokens, point.loss});
   }
-  save(model, options.out);
+  save(model, options.out, config);
+  if (!is_new) rf::copy_tokenizer_files(options.from, options.out);
   const Quality quality =
       evaluate(model, text, options.data.length, options.data.copy_lag, options.seed, 256, 64);
-  std::printf("bits per byte %.4f, copy recall %.4f\nwrote %s\n", quality.bits_per_byte, quality.copy_recall,
-              options.out.c_str());
-  results["bits_per_byte"] = quality.bits_per_byte;
+  std::printf("%s, copy recall %.4f\nwrote %s\n", score_text(quality.text, text, codec, results).c_str(),
+              quality.copy_recall, options.out.c_str());
   results["copy_recall"] = quality.copy_recall;
   write_results(options, results);
 }
