@@ -1,13 +1,26 @@
 # What every consumer does once it has the targets.
+
+# The library forces nothing on its users, and asks for nothing that only its own programs need.
+set(allowed_links Threads::Threads recurformer recurformer::recurformer nlohmann_json::nlohmann_json
+                  recurformer_checkpoint recurformer::checkpoint PCRE2::8BIT utf8proc::utf8proc)
 foreach(target recurformer::recurformer recurformer::checkpoint recurformer::tokenizer)
-  get_target_property(options ${target} INTERFACE_COMPILE_OPTIONS)
-  if(options)
-    message(FATAL_ERROR "${target} forces compile options on its users: ${options}")
+  foreach(property COMPILE_OPTIONS COMPILE_DEFINITIONS LINK_OPTIONS)
+    get_target_property(forced ${target} INTERFACE_${property})
+    if(forced)
+      message(FATAL_ERROR "${target} forces ${property} on its users: ${forced}")
+    endif()
+  endforeach()
+  get_target_property(links ${target} INTERFACE_LINK_LIBRARIES)
+  list(REMOVE_ITEM links ${allowed_links})
+  if(links)
+    message(FATAL_ERROR "${target} links ${links}, which its users would need; expected none but ${allowed_links}")
   endif()
 endforeach()
-if(TARGET unit_tests OR TARGET recurformer_build_flags)
-  message(FATAL_ERROR "recurformer's tests, examples and benchmarks are not for its users to build")
-endif()
+foreach(target unit_tests recurformer_build_flags doctest::doctest CLI11::CLI11 benchmark::benchmark)
+  if(TARGET ${target})
+    message(FATAL_ERROR "${target}: recurformer's tests, examples and benchmarks are not for its users to build")
+  endif()
+endforeach()
 
 add_executable(consumer ${CMAKE_CURRENT_LIST_DIR}/main.cpp)
 target_link_libraries(consumer PRIVATE recurformer::tokenizer)

@@ -349,10 +349,26 @@ void pack(ModelWeights<Set, P>& weights) {
 
 namespace detail {
 
-/// Streams of random numbers that initialise() takes for a layer: one per run, then W_O, gate and up, down.
+template <class T>
+void fill_normal(T* data, std::int64_t size, double deviation, Random random) {
+  for (std::int64_t i = 0; i < size; ++i)
+    data[i] = convert<T>(static_cast<float>(deviation * random.normal()));
+}
+
+inline double fan_in_deviation(std::int64_t n) {
+  return 1.0 / std::sqrt(static_cast<double>(std::max<std::int64_t>(n, 1)));
+}
+
+/// Streams of random numbers that a layer takes: one per run, then W_O, gate and up, down.
 template <class... K>
 constexpr std::uint64_t streams_per_layer(Kinds<K...>) {
   return sizeof...(K) + 3;
+}
+
+/// The first stream of a layer of a model, whose embedding has the one before.
+template <class Set>
+constexpr std::uint64_t first_stream(std::size_t layer) {
+  return 1 + layer * streams_per_layer(Set{});
 }
 
 /// Fresh parameters of the layer's mixers, from the streams `stream`, `stream` + 1, …
@@ -371,10 +387,20 @@ void initialise_mixers(LayerWeights<Set, P>& layer, const HeadShape& shape, std:
   });
 }
 
-/// The first stream of a layer.
-template <class Set>
-constexpr std::uint64_t first_stream(std::size_t layer) {
-  return 1 + layer * streams_per_layer(Set{});  // the embedding has the one before
+/// One of `layers` layers, from its streams_per_layer() streams.
+template <class Set, class P>
+void initialise_layer(LayerWeights<Set, P>& layer, const LayerShape& shape, int layers, std::uint64_t seed,
+                      std::uint64_t stream) {
+  initialise_mixers(layer, shape.head_shape(), seed, stream);
+  stream += Set::size;
+  const double residual = 1.0 / std::sqrt(2.0 * layers);
+  const auto fill = [&](auto& matrix, double factor) {
+    fill_normal(matrix.data(), matrix.size(), factor * fan_in_deviation(matrix.in()),
+                Random::stream(seed, stream++));
+  };
+  fill(layer.output, residual);
+  fill(layer.gate_up, 1);
+  fill(layer.down, residual);
 }
 
 }  // namespace detail
@@ -383,31 +409,20 @@ constexpr std::uint64_t first_stream(std::size_t layer) {
 /// 0.02, mixers as they declare. Depends on the seed only.
 template <class Set, class P>
 void initialise(ModelWeights<Set, P>& weights, std::uint64_t seed) {
-  const LayerShape& shape = weights.shape.layer;
-  const auto normal = [](auto* data, std::int64_t size, double deviation, Random random) {
-    for (std::int64_t i = 0; i < size; ++i)
-      data[i] =
-          convert<std::remove_cvref_t<decltype(*data)>>(static_cast<float>(deviation * random.normal()));
-  };
-  const auto fan_in = [](std::int64_t n) {
-    return 1.0 / std::sqrt(static_cast<double>(std::max<std::int64_t>(n, 1)));
-  };
-  const double residual = 1.0 / std::sqrt(2.0 * weights.shape.layers);
-  normal(weights.embedding.data(), weights.embedding.size(), 0.02, Random::stream(seed, 0));
-  for (std::size_t l = 0; l < weights.layers.size(); ++l) {
-    auto& layer = weights.layers[l];
-    detail::initialise_mixers(layer, shape.head_shape(), seed, detail::first_stream<Set>(l));
-    std::uint64_t stream = detail::first_stream<Set>(l + 1) - 3;
-    normal(layer.output.data(), layer.output.size(), residual * fan_in(layer.output.in()),
-           Random::stream(seed, stream++));
-    normal(layer.gate_up.data(), layer.gate_up.size(), fan_in(layer.gate_up.in()),
-           Random::stream(seed, stream++));
-    normal(layer.down.data(), layer.down.size(), residual * fan_in(layer.down.in()),
-           Random::stream(seed, stream++));
-  }
+  detail::fill_normal(weights.embedding.data(), weights.embedding.size(), 0.02, Random::stream(seed, 0));
+  for (std::size_t l = 0; l < weights.layers.size(); ++l)
+    detail::initialise_layer(weights.layers[l], weights.shape.layer, weights.shape.layers, seed,
+                             detail::first_stream<Set>(l));
   if (!weights.shape.tied_embeddings)
-    normal(weights.head.data(), weights.head.size(), fan_in(weights.head.in()),
-           Random::stream(seed, detail::first_stream<Set>(weights.layers.size())));
+    detail::fill_normal(weights.head.data(), weights.head.size(),
+                        detail::fan_in_deviation(weights.head.in()),
+                        Random::stream(seed, detail::first_stream<Set>(weights.layers.size())));
+}
+
+/// The same for a layer by itself.
+template <class Set, class P>
+void initialise(LayerWeights<Set, P>& weights, const LayerShape& shape, std::uint64_t seed) {
+  detail::initialise_layer(weights, shape, 1, seed, 0);
 }
 
 /// The parameters of Layer<Spec> on the host, whatever the backend.
