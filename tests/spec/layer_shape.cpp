@@ -45,8 +45,10 @@ TEST_CASE("layer shape: validation names the member and what is allowed") {
   CHECK(error([](rf::LayerShape&) {}) == "no error");
   CHECK(error([](rf::LayerShape& s) { s.d_ff = 0; }) == "no error");
   CHECK(error([](rf::LayerShape& s) { s.d_model = 0; }) == "d_model is 0; it must be at least 1");
-  CHECK(error([](rf::LayerShape& s) { s.d_head = 48; }) ==
-        "d_head is 48; kernels exist for 16, 32, 64, 80, 96, 128 and 256");
+  CHECK(error([](rf::LayerShape& s) { s.d_head = 50; }) ==
+        "d_head is 50; kernels exist for 16, 32, 64, 80, 96, 128 and 256, and Mamba's for other multiples of "
+        "16 up to "
+        "65536");
   CHECK(error([](rf::LayerShape& s) { s.kv_groups = 0; }) == "kv_groups is 0; it must be at least 1");
   CHECK(error([](rf::LayerShape& s) { s.queries_per_group = -1; }) ==
         "queries_per_group is -1; it must be at least 1");

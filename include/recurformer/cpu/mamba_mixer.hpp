@@ -17,9 +17,9 @@ template <ScanShape Shape, MambaPolicy Policy>
 struct MixerKernel<Mamba<Shape, Policy>> {
   using Mixer = Mamba<Shape, Policy>;
 
+  /// One instantiation serves every width.
   template <class Precision, class Widths>
   static void forward(const Mixer&, const ForwardArguments& arguments) {
-    check_width(arguments.shape, Widths{});
     detail::MambaForward<Mixer, typename Precision::State>(arguments).run();
   }
 
@@ -31,15 +31,7 @@ struct MixerKernel<Mamba<Shape, Policy>> {
 
   template <class Precision, class Widths>
   static void backward(const Mixer&, const BackwardArguments& arguments) {
-    check_width(arguments.shape, Widths{});
     detail::MambaBackward<Mixer>(arguments).run();
-  }
-
- private:
-  /// One instantiation serves every width, so that nothing is instantiated per width.
-  template <class Widths>
-  static void check_width(const HeadShape& shape, Widths widths) {
-    with_d_head(widths, shape.d_head, [](auto) {});
   }
 };
 

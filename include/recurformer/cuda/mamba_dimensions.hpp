@@ -45,8 +45,8 @@ struct Dimensions {
 /// The Dimensions of a Mamba of spec/mamba.hpp.
 template <class Mixer, int d_head>
 using DimensionsOf = Dimensions<d_head, Mixer::scan.d_state, Mixer::scan.d_conv,
-                                rf::detail::mamba_dt_rank(Mixer::scan, d_head), Mixer::policy.activation,
-                                Mixer::policy.gate, Mixer::policy.bias>;
+                                rf::detail::mamba_dt_rank(Mixer::scan, Mixer::policy, d_head),
+                                Mixer::policy.activation, Mixer::policy.gate, Mixer::policy.bias>;
 
 /// What one sequence remembers, in the layout of the mixer's cache fields: device memory of the whole run.
 struct SequenceState {

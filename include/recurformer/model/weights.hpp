@@ -40,6 +40,8 @@ struct RunWeights {
   RunWeights() = default;
   RunWeights(const Mixer& which, std::vector<int> of_groups, const HeadShape& shape)
       : mixer(which), groups(std::move(of_groups)) {
+    check(groups.empty() || has_any_width<Mixer> || is_supported_d_head(shape.d_head), "d_head is ",
+          shape.d_head, "; kernels of ", Mixer::name, " exist for 16, 32, 64, 80, 96, 128 and 256");
     const auto count = static_cast<std::int64_t>(groups.size());
     const std::int64_t rows = count * projection_width(mixer, shape);
     projection = Linear<Weight>(rows, shape.d_model);

@@ -19,7 +19,14 @@ constexpr bool is_supported_d_head(int d_head) {
   return false;
 }
 
-/// The same as a type, for kernels to be instantiated for. A program that needs fewer names fewer.
+/// Mamba's heads may also be any multiple of this wide, up to the limit: their kernels are not instantiated
+/// by width. A checkpoint of Mamba is one such head per layer.
+inline constexpr int mamba_width_step = 16, mamba_width_limit = 1 << 16;
+constexpr bool is_mamba_width(int d_head) {
+  return d_head >= mamba_width_step && d_head <= mamba_width_limit && d_head % mamba_width_step == 0;
+}
+
+/// supported_d_head as a type, for kernels to be instantiated for. A program that needs fewer names fewer.
 using AllWidths = std::integer_sequence<int, 16, 32, 64, 80, 96, 128, 256>;
 
 /// What a mixer needs to know of its layer: everything is per KV group.
@@ -39,7 +46,7 @@ struct HeadShape {
 /// The sizes of one layer (Llama family block).
 struct LayerShape {
   int d_model = 0;            ///< residual stream
-  int d_head = 0;             ///< one of supported_d_head
+  int d_head = 0;             ///< one of supported_d_head; for Mamba heads alone, a multiple of 16
   int kv_groups = 0;          ///< key/value heads before any head was replaced
   int queries_per_group = 1;  ///< GQA: query heads per key/value head; 1 is MHA
   int d_ff = 0;               ///< MLP; 0 for a layer without one
@@ -66,8 +73,9 @@ struct LayerShape {
 /// Throws ArgumentError, naming the field, unless the shape can be computed with.
 inline void validate(const LayerShape& shape) {
   check(shape.d_model >= 1, "d_model is ", shape.d_model, "; it must be at least 1");
-  check(is_supported_d_head(shape.d_head), "d_head is ", shape.d_head,
-        "; kernels exist for 16, 32, 64, 80, 96, 128 and 256");
+  check(is_mamba_width(shape.d_head), "d_head is ", shape.d_head,
+        "; kernels exist for 16, 32, 64, 80, 96, 128 and 256, and Mamba's for other multiples of 16 up to ",
+        mamba_width_limit);
   check(shape.kv_groups >= 1, "kv_groups is ", shape.kv_groups, "; it must be at least 1");
   check(shape.queries_per_group >= 1, "queries_per_group is ", shape.queries_per_group,
         "; it must be at least 1");

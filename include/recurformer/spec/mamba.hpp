@@ -22,7 +22,7 @@ namespace rf {
 struct ScanShape {
   int d_state = 16;  ///< N: states per channel, at least 1
   int d_conv = 4;    ///< taps of the causal convolution, the current token's included, at least 2
-  int dt_rank = 0;   ///< width of δ; 0: ceil(d_head / 16)
+  int dt_rank = 0;   ///< width of δ; 0: ceil(d_head / 16), for standard Mamba ceil(d_head / 32)
 
   friend constexpr bool operator==(const ScanShape&, const ScanShape&) = default;
 };
@@ -42,9 +42,11 @@ inline constexpr MambaPolicy standard_mamba = {
 
 namespace detail {
 
-/// Width of δ.
-constexpr int mamba_dt_rank(const ScanShape& scan, int d_head) {
-  return scan.dt_rank > 0 ? scan.dt_rank : (d_head + 15) / 16;
+/// Width of δ. Mamba's own default is d_model / 16, and its one head per layer is 2 · d_model wide.
+constexpr int mamba_dt_rank(const ScanShape& scan, const MambaPolicy& policy, int d_head) {
+  if (scan.dt_rank > 0) return scan.dt_rank;
+  const int per_rank = policy == standard_mamba ? 32 : 16;
+  return (d_head + per_rank - 1) / per_rank;
 }
 
 /// Starts of a converted head: an ungated moving average. Conversion fits them to the head it replaces.
@@ -93,7 +95,8 @@ struct StandardMamba {
     for (float& value : slice) value = static_cast<float>(deviation * random.normal());
   }
   static void dt_weight(std::span<float> slice, const HeadShape& shape, Random& random) {
-    uniform(slice, 1.0 / std::sqrt(mamba_dt_rank(Scan, shape.d_head)), random);
+    const auto rank = slice.size() / static_cast<std::size_t>(shape.d_head);
+    uniform(slice, 1.0 / std::sqrt(static_cast<double>(rank)), random);
   }
   /// Δ log-uniform in [0.001, 0.1] where δ is zero.
   static void dt_bias(std::span<float> slice, const HeadShape&, Random& random) {
@@ -118,11 +121,12 @@ struct Mamba {
   static_assert(Shape.d_conv >= 2, "recurformer: Mamba needs d_conv >= 2; raise d_conv in its rf::ScanShape");
   static_assert(Shape.dt_rank >= 0, "recurformer: Mamba needs dt_rank >= 0; 0 means ceil(d_head / 16)");
 
-  static constexpr std::string_view name = "mamba";
+  static constexpr std::string_view name = Policy == standard_mamba ? "mamba_standard" : "mamba";
   static constexpr std::string_view module = "mamba";
   static constexpr std::string_view header = "recurformer/spec/mamba.hpp";
   static constexpr ScanShape scan = Shape;
   static constexpr MambaPolicy policy = Policy;
+  static constexpr bool any_width = true;
 
   static std::string type_name() {
     if (Shape == ScanShape{} && Policy == MambaPolicy{}) return "rf::Mamba<>";
@@ -133,7 +137,9 @@ struct Mamba {
   }
 
   /// Width of δ.
-  static constexpr int dt_rank(const HeadShape& shape) { return detail::mamba_dt_rank(Shape, shape.d_head); }
+  static constexpr int dt_rank(const HeadShape& shape) {
+    return detail::mamba_dt_rank(Shape, Policy, shape.d_head);
+  }
   /// Rows of x_proj: δ (dt_rank) | B (d_state) | C (d_state).
   static constexpr int x_proj_rows(const HeadShape& shape) { return dt_rank(shape) + 2 * Shape.d_state; }
 

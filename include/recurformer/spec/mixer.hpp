@@ -64,6 +64,12 @@ concept MixerWithOptions = requires(M mixer, const M constant, std::size_t i) {
   { constant.option(i) } -> std::convertible_to<std::int64_t>;
 };
 
+/// A mixer whose heads may be any is_mamba_width() wide, not only one of supported_d_head.
+template <class M>
+inline constexpr bool has_any_width = requires {
+  requires M::any_width;
+};
+
 /// A mixer that an emitted header can name.
 template <class M>
 concept MixerWithTypeName = requires(const M mixer) {
