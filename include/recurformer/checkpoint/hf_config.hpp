@@ -177,7 +177,7 @@ inline std::int64_t read_window(const JsonReader& reader, const ModelFamily& fam
   }
   // Qwen's configs name a window that they mostly do not use.
   if (family.windows == WindowedLayers::some && !(use && use->boolean())) return 0;
-  if (window) return window->integer(1);
+  if (window) return window->integer(1, largest_option);
   constexpr std::int64_t default_window = 4096;
   return reader.value().contains("sliding_window") ? 0 : default_window;
 }
@@ -186,7 +186,7 @@ inline LayerWindows read_layer_windows(const JsonReader& reader, const ModelFami
   const std::int64_t window = read_window(reader, family);
   LayerWindows out(static_cast<std::size_t>(layers), window);
   if (const auto types = reader.optional("layer_types")) {
-    const std::vector<JsonReader> all = types->array();
+    const JsonArray all = types->array();
     if (all.size() != out.size())
       types->fail("names the attention of ", all.size(), " layers; the model has ", layers);
     for (std::size_t layer = 0; layer < out.size(); ++layer) {
