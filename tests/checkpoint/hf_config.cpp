@@ -283,7 +283,7 @@ TEST_CASE("config: Mistral's window is that of heads that stream without sinks")
   CHECK(written.at("model_type") == "mistral");
   CHECK(written.contains("recurformer"));
   CHECK(contains(error(changed(file, "\"mlp_bias\"", "\"sliding_window\": 0, \"mlp_bias\"")),
-                 "sliding_window: expected an integer of at least 1, found 0"));
+                 "sliding_window: expected an integer from 1 to 2147483647, found 0"));
 }
 
 TEST_CASE("config: Qwen's windows in some layers, and Qwen3's norms of queries and keys") {

@@ -314,6 +314,8 @@ TEST_CASE("model files: a model in several files") {
   nlohmann::json wrong = map;
   wrong["model.norm.weight"] = "../a.safetensors";
   CHECK(contains(index_error(wrong), "expected the name of a .safetensors file beside it"));
+  wrong["model.norm.weight"] = "a\n.safetensors";
+  CHECK(contains(index_error(wrong), "found 'a\\x0a.safetensors'; expected the name of a .safetensors file"));
   wrong["model.norm.weight"] = "b.safetensors";
   CHECK(contains(index_error(wrong), "b.safetensors: lacks tensor 'model.norm.weight', which "));
   wrong = map;
@@ -336,6 +338,9 @@ TEST_CASE(
   std::int64_t parameters = 0;
   for (const rf::ParameterRef& ref : rf::parameter_refs(model.weights())) parameters += ref.size;
   CHECK(rf::parameter_count(shape, rf::bind_plan<Kinds>(mixed)) == parameters);
+  rf::ModelShape with_norms = shape;
+  with_norms.layer.qk_norm = true;
+  CHECK(rf::parameter_count(with_norms, rf::bind_plan<Kinds>(mixed)) == parameters + 2 * 2 * 16);
 
   save(model, folder / "m");
   std::string config = rf::read_text_file(folder / "m/config.json");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "recurformer/checkpoint/hf_config.hpp"
+#include "recurformer/math/rope_table.hpp"
 #include "recurformer/model/cache_layout.hpp"
 #include "recurformer/spec/mamba.hpp"
 #include "recurformer/spec/mamba2.hpp"
@@ -16,15 +17,17 @@
 
 namespace {
 
+constexpr rf::AttentionPolicy biased = {.qkv_bias = true};
+template <class... M>
+using Fp32Kinds = rf::Kinds<rf::Kind<M, rf::Fp32>...>;
 using ConfigKinds =
-    rf::Kinds<rf::Kind<rf::Attention<>, rf::Fp32>, rf::Kind<rf::StreamingAttention<>, rf::Fp32>,
-              rf::Kind<rf::Mamba<>, rf::Fp32>, rf::Kind<rf::Mamba2<>, rf::Fp32>,
-              rf::Kind<rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, rf::Bf16>>;
+    Fp32Kinds<rf::Attention<>, rf::Attention<biased>, rf::StreamingAttention<>,
+              rf::StreamingAttention<rf::StreamingWindow{}, biased>, rf::Mamba<>, rf::Mamba2<>>;
 
-/// Bytes of the cache of one layer whose groups are all of one kind, whichever of the set's kinds that is.
+/// Bytes of the caches of layers whose groups are all of one kind, one layer for each kind of the set.
 template <class... K>
-std::int64_t largest_cache(rf::Kinds<K...>, const std::tuple<typename K::Mixer...>& mixers,
-                           const rf::LayerShape& shape) {
+std::int64_t cache_bytes(rf::Kinds<K...>, const std::tuple<typename K::Mixer...>& mixers,
+                         const rf::LayerShape& shape) {
   std::int64_t total = 0;
   const auto add = [&]<class Kind>(const typename Kind::Mixer& mixer, Kind*) {
     const rf::CacheLayout layout{{{rf::run_layout<Kind>(mixer, shape.head_shape(), shape.kv_groups)}}};
@@ -36,11 +39,14 @@ std::int64_t largest_cache(rf::Kinds<K...>, const std::tuple<typename K::Mixer..
 
 void read_config(std::string_view bytes) {
   const std::string path = rf::test::scratch_file("config.json", bytes);
-  const rf::ModelConfig config = rf::read_model_config(std::filesystem::path(path).parent_path().string());
+  rf::ModelConfig config = rf::read_model_config(std::filesystem::path(path).parent_path().string());
   rf::validate(config.shape);
   rf::validate(config.plan, config.shape);
+  rf::RopeTable(config.shape.layer.d_head, config.shape.layer.rope_base, config.shape.layer.rope_scaling)
+      .reserve(8);
+  for (auto& kind : config.plan.kinds) kind.precision = "fp32";  // as the command line does
   const auto bound = rf::bind_plan<ConfigKinds>(config.plan);
-  if (largest_cache(ConfigKinds{}, bound.mixers, config.shape.layer) < 0)
+  if (cache_bytes(ConfigKinds{}, bound.mixers, config.shape.layer) < 0)
     rf::test::report_finding("a cache of a negative size");
 }
 

@@ -94,6 +94,7 @@ inline std::vector<WorstCase> worst_cases(std::size_t size) {
     out.push_back({"safetensors", what + " as a shape",
                    safetensors_of(R"({"t":{"dtype":"U8","data_offsets":[0,0],"shape":)" + value + "}}")});
     out.push_back({"cache", what, cache_of(value)});
+    out.push_back({"index", what, R"({"weight_map":)" + value + "}"});
     out.push_back(
         {"safetensors", what + " as metadata", safetensors_of(R"({"__metadata__":)" + value + "}")});
   }

@@ -177,7 +177,7 @@ inline std::int64_t read_window(const JsonReader& reader, const ModelFamily& fam
   }
   // Qwen's configs name a window that they mostly do not use.
   if (family.windows == WindowedLayers::some && !(use && use->boolean())) return 0;
-  if (window) return window->integer(1);
+  if (window) return window->integer(1, largest_option);
   constexpr std::int64_t default_window = 4096;
   return reader.value().contains("sliding_window") ? 0 : default_window;
 }

@@ -318,7 +318,7 @@ std::int64_t parameter_count(const ModelShape& shape, const BoundPlan<Kinds<K...
   const std::int64_t mlp = layer.d_ff > 0 ? d_model + 3 * d_model * layer.d_ff : 0;
   std::int64_t count = d_model * (1 + std::int64_t{shape.vocabulary} * (shape.tied_embeddings ? 1 : 2));
   for (const auto& kind_of_group : plan.kind_of_group) {
-    count += d_model + d_model * layer.heads_width() + mlp;
+    count += d_model + d_model * layer.heads_width() + mlp + (layer.qk_norm ? 2 * layer.d_head : 0);
     for (const int kind : kind_of_group) count += group_sizes[static_cast<std::size_t>(kind)];
   }
   return count;

@@ -84,7 +84,9 @@ class ModelTensors {
     for (const std::string& tensor : map.object_keys()) {
       const JsonReader shard = map.at(tensor);
       const std::string& name = shard.string();
-      const bool is_plain = std::filesystem::path(name).filename() == name && name.ends_with(".safetensors");
+      const bool is_plain = std::filesystem::path(name).filename() == name &&
+                            name.ends_with(".safetensors") &&
+                            std::none_of(name.begin(), name.end(), detail::is_control_character);
       if (!is_plain)
         shard.fail("found ", detail::printable(name), "; expected the name of a .safetensors file beside it");
       file_of[tensor] = (std::filesystem::path(folder) / name).string();
