@@ -19,4 +19,13 @@ write_basic_package_version_file(recurformer-config-version.cmake COMPATIBILITY 
                                  ARCH_INDEPENDENT)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/recurformer-config.cmake"
               "${CMAKE_CURRENT_BINARY_DIR}/recurformer-config-version.cmake" DESTINATION "${package_dir}")
+
+# The same for pkg-config. Paths are relative to the .pc files, so that an installation may be moved.
+set(pc_dir "${CMAKE_INSTALL_FULL_DATADIR}/pkgconfig")
+file(RELATIVE_PATH pc_to_include "${pc_dir}" "${CMAKE_INSTALL_FULL_INCLUDEDIR}")
+foreach(package recurformer recurformer-checkpoint)
+  configure_file(cmake/${package}.pc.in ${package}.pc @ONLY)
+  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/${package}.pc" DESTINATION "${CMAKE_INSTALL_DATADIR}/pkgconfig")
+endforeach()
+
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

@@ -1,5 +1,8 @@
 // A user's program: the same text in every way of getting the library.
+// CONSUMER_HAS_CHECKPOINT: with recurformer::checkpoint. PACKAGE_VERSION: the version that the package claims
+// to be.
 #include <cstdio>
+#include <string>
 
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/version.hpp"
@@ -16,7 +19,15 @@ int main() {
 #ifdef CONSUMER_HAS_CHECKPOINT
   sum += nlohmann::json::parse("[0]")[0].get<double>();
 #endif
-  std::printf("recurformer %d.%d: the sum is %g\n", RECURFORMER_VERSION_MAJOR, RECURFORMER_VERSION_MINOR,
-              sum);
+  const std::string version = std::to_string(RECURFORMER_VERSION_MAJOR) + "." +
+                              std::to_string(RECURFORMER_VERSION_MINOR) + "." +
+                              std::to_string(RECURFORMER_VERSION_PATCH);
+  std::printf("recurformer %s: the sum is %g\n", version.c_str(), sum);
+#ifdef PACKAGE_VERSION
+  if (version != PACKAGE_VERSION) {
+    std::printf("the package says that it is version %s\n", PACKAGE_VERSION);
+    return 1;
+  }
+#endif
   return sum == 328350 ? 0 : 1;
 }
