@@ -46,6 +46,7 @@ class Block {
   std::byte* data() const { return data_.get(); }
   std::int64_t bytes() const { return bytes_; }
   bool is_shared() const { return data_.use_count() > 1; }
+  std::shared_ptr<std::byte> share() const { return data_; }
   std::span<std::byte> span() const { return {data(), static_cast<std::size_t>(bytes_)}; }
   Block clone() const {
     if (!data_) return {};
