@@ -118,7 +118,7 @@ TEST_CASE("dlpack: a cache is filled from another one's tensors") {
   for (std::size_t run = 0; run < 2; ++run)
     for (std::size_t field = 0; field < layout().layers[0][run].fields.size(); ++field) {
       const auto &a = from.memory(0, 0, run).fields[field], &b = to.memory(0, 0, run).fields[field];
-      CHECK(std::memcmp(a.block.data(), b.block.data(), static_cast<std::size_t>(a.block.bytes())) == 0);
+      if (a.block.bytes() > 0) CHECK(std::memcmp(a.block.data(), b.block.data(), a.block.span().size()) == 0);
       for (std::size_t page = 0; page < a.pages.size(); ++page)
         CHECK(std::memcmp(a.pages[page].data(), b.pages[page].data(), a.pages[page].span().size()) == 0);
     }
