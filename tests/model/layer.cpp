@@ -6,6 +6,8 @@
 #include <cmath>
 #include <string_view>
 
+#include "recurformer/core/memory.hpp"
+#include "recurformer/core/tensor_ops.hpp"
 #include "recurformer/cpu/attention_mixer.hpp"
 #include "recurformer/cpu/mamba_mixer.hpp"
 #include "recurformer/model/model.hpp"
@@ -134,6 +136,35 @@ TEST_CASE("a layer of a user's own program computes its definition, prefilling a
   CHECK(cache.length() == 23);
   rf::Tensor<float, rf::Dims<2>> wrong(rf::Dims<2>(2, 39));
   CHECK_THROWS_AS(layer.prefill(wrong.view(), cache), rf::ArgumentError);
+}
+
+TEST_CASE("a layer takes rows of a wider matrix, and a cache takes memory of the caller's") {
+  rf::Layer<Plain> layer(random_weights(rf::Layer<Plain>::make_weights()));
+  auto cache = layer.make_cache();
+  const std::vector<float> expected = run(layer, cache);
+  const auto x = random_rows();
+  std::vector<float> wide(23 * 50, -1);  // rows of 40 in the middle of rows of 50
+  const rf::TensorView<float, rf::Dims<2>> rows(wide.data() + 5, {23, 40}, {50, 1});
+  rf::copy(x, rows);
+  rf::CountingMemory memory;
+  {
+    auto own = layer.make_cache({}, &memory);
+    CHECK(memory.live_bytes() == own.bytes());
+    layer.prefill(rows.slice(0, 0, 20), own);
+    for (std::int64_t row = 20; row < 23; ++row) layer.decode(rows.slice(0, row, row + 1), own);
+    CHECK(memory.live_bytes() == own.bytes());
+  }
+  CHECK(memory.live_bytes() == 0);
+  for (std::size_t r = 0; r < 23; ++r)
+    for (std::size_t i = 0; i < 50; ++i)
+      CHECK(wide[r * 50 + i] == (i < 5 || i >= 45 ? -1 : expected[r * 40 + i - 5]));
+
+  const auto refused = [&](std::int64_t row, std::int64_t element) {
+    CHECK_THROWS_AS(layer.prefill({wide.data(), {2, 40}, {row, element}}, cache), rf::ArgumentError);
+  };
+  refused(39, 1);
+  refused(80, 2);
+  refused(1, 2);
 }
 
 TEST_CASE("a layer whose runs get their numbers at run time: the same bits, and runs may be empty") {

@@ -6,7 +6,8 @@
 //   dx     = s · (dy ∘ gain) - x · s³ / width · <dy ∘ gain, x>
 //   d_gain = sum over rows of dy ∘ x · s
 //
-// All float, row-major, dense: x, y, dy, dx (rows, width); gain, d_gain (width); s (rows).
+// All float, row-major, dense: x, y, dy, dx (rows, width); gain, d_gain (width); s (rows). Forward also takes
+// rows of a wider matrix.
 //
 // Threads share blocks of rows. d_gain is summed per chunk of rows and then over chunks in order; the chunks
 // depend on the number of rows alone, so that the bits do not depend on the number of threads.
@@ -20,6 +21,7 @@
 #include "recurformer/core/config.hpp"
 #include "recurformer/core/error.hpp"
 #include "recurformer/core/parallel.hpp"
+#include "recurformer/core/rows_view.hpp"
 #include "recurformer/cpu/matrix_view.hpp"
 #include "recurformer/tile/simd.hpp"
 
@@ -46,18 +48,25 @@ inline float rms_norm_row(const float* x, const float* gain, double epsilon, std
   return scale;
 }
 
-/// y = rms_norm(x). rows >= 0, width >= 1; y may be x. `scale` (rows), or null, receives s for backward.
-inline void rms_norm(const float* x, const float* gain, double epsilon, std::int64_t rows, std::int64_t width,
-                     float* y, float* scale = nullptr) {
+/// y = rms_norm(x). rows >= 0, width >= 1; y may be x where x is dense. `scale` (rows), or null, receives s
+/// for backward.
+inline void rms_norm(RowsView<const float> x, const float* gain, double epsilon, std::int64_t rows,
+                     std::int64_t width, float* y, float* scale = nullptr) {
   check(rows >= 0 && width >= 1, "rms_norm got ", rows, " rows of width ", width,
         "; rows must be 0 or more, the width at least 1");
   constexpr std::int64_t block = 8;
   parallel_for((rows + block - 1) / block, [&](std::int64_t b) {
     for (std::int64_t r = b * block; r < std::min(rows, (b + 1) * block); ++r) {
-      const float s = rms_norm_row(x + r * width, gain, epsilon, width, y + r * width);
+      const float s = rms_norm_row(x.row(r), gain, epsilon, width, y + r * width);
       if (scale != nullptr) scale[r] = s;
     }
   });
+}
+
+/// The same for dense rows.
+inline void rms_norm(const float* x, const float* gain, double epsilon, std::int64_t rows, std::int64_t width,
+                     float* y, float* scale = nullptr) {
+  rms_norm(RowsView<const float>{x, width}, gain, epsilon, rows, width, y, scale);
 }
 
 namespace detail {

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "recurformer/core/memory.hpp"
+#include "recurformer/core/rows_view.hpp"
 #include "recurformer/cpu/rms_norm.hpp"
 #include "recurformer/cpu/swiglu.hpp"
 #include "recurformer/model/backend.hpp"
@@ -35,16 +37,18 @@ inline constexpr auto all_runs = [](std::size_t) { return true; };
 
 }  // namespace detail
 
-/// x (rows, d_model) through one layer, in place.
+/// Rows of d_model floats through one layer, in place.
 template <class Widths, class Set, class P>
 void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape, const ForwardCall& call,
-                   std::size_t layer, float* x, LayerScratch& scratch) {
+                   std::size_t layer, RowsView<float> x, LayerScratch& scratch) {
   const std::int64_t d = shape.d_model, rows = call.rows;
   scratch.h.reserve(static_cast<std::size_t>(rows * d));
-  cpu::rms_norm(x, weights.mixer_norm.data(), shape.norm_epsilon, rows, d, scratch.h.data());
+  const RowsView<const float> in{x.data, x.stride};
+  cpu::rms_norm(in, weights.mixer_norm.data(), shape.norm_epsilon, rows, d, scratch.h.data());
   forward_heads<Widths>(weights, shape, call, layer, scratch.h.data(), scratch.heads, false,
                         detail::all_runs);
-  weights.output.forward(scratch.heads.out.data(), shape.heads_width(), rows, x, d, cpu::Accumulate::yes);
+  weights.output.forward(scratch.heads.out.data(), shape.heads_width(), rows, x.data, x.stride,
+                         cpu::Accumulate::yes);
   if (shape.d_ff == 0) return;
 
   constexpr std::int64_t block = 512;  // rows whose gate and up stay in the cache between the two products
@@ -53,11 +57,12 @@ void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape,
   scratch.act.reserve(static_cast<std::size_t>(most * f));
   for (std::int64_t first = 0; first < rows; first += block) {
     const std::int64_t n = std::min(block, rows - first);
-    float* part = x + first * d;
-    cpu::rms_norm(part, weights.mlp_norm.data(), shape.norm_epsilon, n, d, scratch.h.data());
+    float* part = x.row(first);
+    cpu::rms_norm(RowsView<const float>{part, x.stride}, weights.mlp_norm.data(), shape.norm_epsilon, n, d,
+                  scratch.h.data());
     weights.gate_up.forward(scratch.h.data(), d, n, scratch.gate_up.data(), 2 * f);
     cpu::swiglu(scratch.gate_up.data(), scratch.gate_up.data() + f, 2 * f, n, f, scratch.act.data());
-    weights.down.forward(scratch.act.data(), f, n, part, d, cpu::Accumulate::yes);
+    weights.down.forward(scratch.act.data(), f, n, part, x.stride, cpu::Accumulate::yes);
   }
 }
 
@@ -152,17 +157,19 @@ class Layer<Spec, Cpu> : public LayerParameters<Spec> {
         rope_(Spec::shape.d_head, Spec::shape.rope_base, Spec::shape.rope_scaling) {}
 
   Weights& weights() { return weights_; }
-  /// An empty cache for this layer.
-  Cache make_cache(CacheOptions options = {}) const {
-    return Cache(CacheLayout{{layer_cache_layout(weights_, Spec::shape)}}, options);
+  /// An empty cache for this layer. All of it comes from `memory`, which must outlive it.
+  Cache make_cache(CacheOptions options = {}, std::pmr::memory_resource* memory = default_memory()) const {
+    return Cache(CacheLayout{{layer_cache_layout(weights_, Spec::shape)}}, options, memory);
   }
 
   /// x (rows, d_model), the next `rows` tokens of one sequence, through the layer in place; the cache
-  /// advances.
+  /// advances. Rows may be apart (stride 0 >= d_model) but not their elements (stride 1 = 1).
   void prefill(TensorView<float, Dims<2>> x, Cache& cache, std::int64_t sequence = 0) {
-    check(x.extent(1) == Spec::shape.d_model && x.is_contiguous(), "Layer::prefill got rows of ", x.extent(1),
-          " elements; it needs contiguous rows of d_model = ", Spec::shape.d_model);
+    constexpr std::int64_t d = Spec::shape.d_model;
     const std::int64_t rows = x.extent(0), position = cache.length(sequence);
+    check(x.extent(1) == d, "Layer::prefill got rows of ", x.extent(1), " elements; it needs d_model = ", d);
+    check((d == 1 || x.stride(1) == 1) && (rows <= 1 || x.stride(0) >= d), "Layer::prefill got strides ",
+          shape_text(x.strides()), "; it needs rows at least d_model = ", d, " apart, of adjacent elements");
     rope_.reserve(position + rows);
     cache.reserve(sequence, rows);
     const SequenceRows tokens{.first_row = 0, .rows = rows, .position = position};
@@ -171,7 +178,7 @@ class Layer<Spec, Cpu> : public LayerParameters<Spec> {
                            .rope = &rope_,
                            .cache = &cache,
                            .cache_sequence = {&sequence, 1}};
-    forward_layer<Widths>(weights_, Spec::shape, call, 0, x.data(), scratch_);
+    forward_layer<Widths>(weights_, Spec::shape, call, 0, {x.data(), x.stride(0)}, scratch_);
     cache.advance(sequence, rows);
   }
   /// prefill() of one or a few tokens: the kernels choose their decode paths by the number of rows.

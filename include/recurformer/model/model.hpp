@@ -78,7 +78,10 @@ class Model {
     for (const auto& layer : weights_.layers) out.layers.push_back(layer_cache_layout(layer, shape().layer));
     return out;
   }
-  Cache make_cache(CacheOptions options = {}) const { return Cache(cache_layout(), options); }
+  /// An empty cache. All of it comes from `memory`, which must outlive it.
+  Cache make_cache(CacheOptions options = {}, std::pmr::memory_resource* memory = default_memory()) const {
+    return Cache(cache_layout(), options, memory);
+  }
 
   /// Feeds the next tokens of one or several sequences of `cache` (tokens packed in the order of `parts`,
   /// each sequence at most once) and returns the hidden state after the final norm of every token, (tokens,
@@ -248,7 +251,7 @@ void Model<Spec, Backend>::run_layers(std::span<const Token> tokens, const Forwa
   hidden_.reserve(static_cast<std::size_t>(call.rows * d));
   embed(tokens, x_.data());
   for (std::size_t l = 0; l < weights_.layers.size(); ++l)
-    forward_layer<Widths>(weights_.layers[l], shape().layer, call, l, x_.data(), scratch_);
+    forward_layer<Widths>(weights_.layers[l], shape().layer, call, l, {x_.data(), d}, scratch_);
   cpu::rms_norm(x_.data(), weights_.final_norm.data(), shape().layer.norm_epsilon, call.rows, d,
                 hidden_.data());
 }
