@@ -325,44 +325,65 @@ void pack(ModelWeights<Set, P>& weights) {
   weights.logits().pack(weights.shape.tied_embeddings ? KeepRows::yes : KeepRows::no);
 }
 
+namespace detail {
+
+template <class T>
+void fill_normal(T* data, std::int64_t size, double deviation, Random random) {
+  for (std::int64_t i = 0; i < size; ++i)
+    data[i] = convert<T>(static_cast<float>(deviation * random.normal()));
+}
+
+inline double fan_in_deviation(std::int64_t n) {
+  return 1.0 / std::sqrt(static_cast<double>(std::max<std::int64_t>(n, 1)));
+}
+
+/// One of `layers` layers. Every tensor draws from a stream of its own, the next one of the seed.
+template <class Set, class P>
+void initialise_layer(LayerWeights<Set, P>& layer, const LayerShape& shape, int layers, std::uint64_t seed,
+                      std::uint64_t& stream) {
+  layer.for_each_run([&](std::size_t, auto& run) {
+    Random random = Random::stream(seed, stream++);
+    for_each_group_slice(run, shape.head_shape(),
+                         [&](const ParameterSpec& parameter, std::size_t, auto* data) {
+                           std::vector<float> slice(static_cast<std::size_t>(parameter.slice.size()));
+                           for (int unit = 0; unit < parameter.units_per_group(shape.head_shape()); ++unit) {
+                             parameter.initialise(slice, shape.head_shape(), random);
+                             for (const float value : slice)
+                               *data++ = convert<std::remove_cvref_t<decltype(*data)>>(value);
+                           }
+                         });
+  });
+  const double residual = 1.0 / std::sqrt(2.0 * layers);
+  const auto fill = [&](auto& matrix, double factor) {
+    fill_normal(matrix.data(), matrix.size(), factor * fan_in_deviation(matrix.in()),
+                Random::stream(seed, stream++));
+  };
+  fill(layer.output, residual);
+  fill(layer.gate_up, 1);
+  fill(layer.down, residual);
+}
+
+}  // namespace detail
+
 /// Fresh parameters: normal with deviation 1/√fan_in, output projections scaled by 1/√(2·layers), embeddings
 /// 0.02, mixers as they declare. Depends on the seed only.
 template <class Set, class P>
 void initialise(ModelWeights<Set, P>& weights, std::uint64_t seed) {
-  const LayerShape& shape = weights.shape.layer;
-  const auto normal = [](auto* data, std::int64_t size, double deviation, Random random) {
-    for (std::int64_t i = 0; i < size; ++i)
-      data[i] =
-          convert<std::remove_cvref_t<decltype(*data)>>(static_cast<float>(deviation * random.normal()));
-  };
-  const auto fan_in = [](std::int64_t n) {
-    return 1.0 / std::sqrt(static_cast<double>(std::max<std::int64_t>(n, 1)));
-  };
-  const double residual = 1.0 / std::sqrt(2.0 * weights.shape.layers);
   std::uint64_t stream = 0;
-  normal(weights.embedding.data(), weights.embedding.size(), 0.02, Random::stream(seed, stream++));
-  for (auto& layer : weights.layers) {
-    layer.for_each_run([&](std::size_t, auto& run) {
-      Random random = Random::stream(seed, stream++);
-      for_each_group_slice(
-          run, shape.head_shape(), [&](const ParameterSpec& parameter, std::size_t, auto* data) {
-            std::vector<float> slice(static_cast<std::size_t>(parameter.slice.size()));
-            for (int unit = 0; unit < parameter.units_per_group(shape.head_shape()); ++unit) {
-              parameter.initialise(slice, shape.head_shape(), random);
-              for (const float value : slice) *data++ = convert<std::remove_cvref_t<decltype(*data)>>(value);
-            }
-          });
-    });
-    normal(layer.output.data(), layer.output.size(), residual * fan_in(layer.output.in()),
-           Random::stream(seed, stream++));
-    normal(layer.gate_up.data(), layer.gate_up.size(), fan_in(layer.gate_up.in()),
-           Random::stream(seed, stream++));
-    normal(layer.down.data(), layer.down.size(), residual * fan_in(layer.down.in()),
-           Random::stream(seed, stream++));
-  }
+  detail::fill_normal(weights.embedding.data(), weights.embedding.size(), 0.02,
+                      Random::stream(seed, stream++));
+  for (auto& layer : weights.layers)
+    detail::initialise_layer(layer, weights.shape.layer, weights.shape.layers, seed, stream);
   if (!weights.shape.tied_embeddings)
-    normal(weights.head.data(), weights.head.size(), fan_in(weights.head.in()),
-           Random::stream(seed, stream++));
+    detail::fill_normal(weights.head.data(), weights.head.size(), detail::fan_in_deviation(weights.head.in()),
+                        Random::stream(seed, stream++));
+}
+
+/// The same for a layer by itself.
+template <class Set, class P>
+void initialise(LayerWeights<Set, P>& weights, const LayerShape& shape, std::uint64_t seed) {
+  std::uint64_t stream = 0;
+  detail::initialise_layer(weights, shape, 1, seed, stream);
 }
 
 /// The parameters of Layer<Spec> on the host, whatever the backend.
