@@ -1,5 +1,5 @@
-# The layer spec that README.md shows is, letter by letter, the one that examples/spec.cpp builds and runs.
-#   cmake -DREADME=README.md -DEXAMPLE=examples/spec.cpp -P readme.cmake
+# The layer spec that README.md shows is, letter by letter, the one that examples/01_layer.cpp builds and runs.
+#   cmake -DREADME=README.md -DEXAMPLE=examples/01_layer.cpp -P readme.cmake
 
 file(READ "${README}" readme)
 file(READ "${EXAMPLE}" example)

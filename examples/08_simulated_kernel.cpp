@@ -1,11 +1,15 @@
-// A CUDA kernel without a GPU. The same source compiles for the GPU with nvcc (rf::Cuda instead of
-// rf::Simulated) and runs here thread by thread on the CPU, where a debugger, a sanitizer and the simulator's
-// own checks look at it.
+// 08  A CUDA kernel without a GPU.
+//
+//   g++ -std=c++20 -O1 -g -pthread -I include examples/08_simulated_kernel.cpp -o 08_simulated_kernel
+//   ./08_simulated_kernel
+//
+// The same source compiles for the GPU with nvcc (rf::Cuda instead of rf::Simulated) and runs here thread by
+// thread on the CPU, where a debugger, a sanitizer and the simulator's own checks look at it.
 //
 // To step through one CUDA thread, build with the debug preset and
 //
-//   gdb build/debug/examples/simulated_kernel
-//   (gdb) break simulated_kernel.cpp:53 if rf::arch::thread_index() == 37
+//   gdb build/debug/examples/08_simulated_kernel
+//   (gdb) break 08_simulated_kernel.cpp:57 if rf::arch::thread_index() == 37
 //   (gdb) run
 //   (gdb) print largest
 //
