@@ -289,25 +289,35 @@ void check_layer(Device& device) {
                                                    static_cast<std::size_t>(rows * d));
   };
   std::vector<double> result[2];
-  const auto feed = [&](std::vector<rf::SequenceTokens> parts) {
+  // Rows are `stride` elements apart; what is between them stays as it is.
+  const auto feed = [&](std::vector<rf::SequenceTokens> parts, std::int64_t stride) {
+    const auto between = rf::convert<rf::bf16>(7.0f);
     std::vector<rf::bf16> rows;
-    for (const rf::SequenceTokens& part : parts) {
-      const auto own = part_of(static_cast<int>(part.sequence), cache.length(part.sequence), part.rows);
-      rows.insert(rows.end(), own.begin(), own.end());
-    }
+    for (const rf::SequenceTokens& part : parts)
+      for (std::int64_t r = 0; r < part.rows; ++r) {
+        const auto own = part_of(static_cast<int>(part.sequence), cache.length(part.sequence) + r, 1);
+        rows.insert(rows.end(), own.begin(), own.end());
+        rows.insert(rows.end(), static_cast<std::size_t>(stride - d), between);
+      }
     const rf::cuda::DeviceArray<rf::bf16, Device> there(device, std::span<const rf::bf16>(rows));
-    layer.forward(there.data(), parts, cache);
+    if (stride == d)
+      layer.forward(there.data(), parts, cache);
+    else
+      layer.forward({there.data(), stride}, parts, cache);
     const std::vector<rf::bf16> back = there.to_host();
     std::size_t next = 0;
     for (const rf::SequenceTokens& part : parts)
-      for (std::int64_t i = 0; i < part.rows * d; ++i)
-        result[part.sequence].push_back(rf::convert<double>(back[next++]));
+      for (std::int64_t i = 0; i < part.rows * stride; ++i, ++next)
+        if (i % stride < d)
+          result[part.sequence].push_back(rf::convert<double>(back[next]));
+        else
+          CHECK(back[next] == between);
   };
-  feed({{0, 10}, {1, 9}});
-  feed({{1, 1}, {0, 2}});
-  feed({{0, 10}});
-  feed({{0, 1}});
-  feed({{1, 2}});
+  feed({{0, 10}, {1, 9}}, d + 8);
+  feed({{1, 1}, {0, 2}}, d + 16);
+  feed({{0, 10}}, d);
+  feed({{0, 1}}, d + 8);
+  feed({{1, 2}}, d);
 
   for (int s = 0; s < 2; ++s) {
     CHECK(cache.length(s) == lengths[s]);
@@ -321,9 +331,14 @@ void check_layer(Device& device) {
     }
     CHECK(worst <= 2 * plain_worst + largest * 0x1p-7);
   }
-  const rf::SequenceTokens twice[] = {{0, 1}, {0, 1}}, none{0, 0};
-  CHECK_THROWS_AS(layer.forward(nullptr, twice, cache), rf::ArgumentError);
-  CHECK_THROWS_AS(layer.forward(nullptr, {&none, 1}, cache), rf::ArgumentError);
+  const rf::cuda::DeviceArray<rf::bf16, Device> two_rows(device, static_cast<std::size_t>(2 * d + 8));
+  const rf::SequenceTokens twice[] = {{0, 1}, {0, 1}}, none{0, 0}, one{0, 1};
+  CHECK_THROWS_AS(layer.forward(two_rows.data(), twice, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(layer.forward(two_rows.data(), {&none, 1}, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(layer.forward(nullptr, {&one, 1}, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(layer.forward(two_rows.data() + 1, {&one, 1}, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(layer.forward({two_rows.data(), d - 8}, {&one, 1}, cache), rf::ArgumentError);
+  CHECK_THROWS_AS(layer.forward({two_rows.data(), d + 4}, {&one, 1}, cache), rf::ArgumentError);
 }
 
 }  // namespace device_model

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "recurformer/core/rows_view.hpp"
 #include "recurformer/cuda/call_memory.hpp"
 #include "recurformer/cuda/gemm_operands.hpp"
 #include "recurformer/cuda/mixer_kernel.hpp"
@@ -32,7 +33,7 @@ struct DeviceCall {
   cuda::DeviceBatch batch;
   std::vector<DeviceStage> stages;  // the other heads are launched with the first
   int rows = 0;
-  T* x = nullptr;      // (rows, d_model)
+  RowsView<T> x;       // (rows, d_model)
   T* u = nullptr;      // (rows, heads · d_head)
   T* h = nullptr;      // (rows, d_ff)
   cuda::RowSums sums;  // of x

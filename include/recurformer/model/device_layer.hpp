@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "recurformer/core/error.hpp"
+#include "recurformer/core/rows_view.hpp"
 #include "recurformer/cuda/attention_mixer.hpp"
 #include "recurformer/cuda/mamba2_mixer.hpp"
 #include "recurformer/cuda/mamba_mixer.hpp"
@@ -42,16 +44,26 @@ class DeviceLayer : public LayerParameters<Spec> {
   }
 
   /// New tokens of several sequences, those of parts[0] first, through the layer in place: x (rows of all
-  /// parts, d_model) in device memory, dense, 16-byte aligned. The cache advances. ArgumentError for a part
-  /// without tokens, or a sequence that appears twice.
-  void forward(T* x, std::span<const SequenceTokens> parts, Cache& cache);
+  /// parts, d_model) in device memory, rows at least d_model apart and each 16-byte aligned. The cache
+  /// advances. ArgumentError for a part without tokens, a sequence that appears twice, or other rows.
+  void forward(RowsView<T> x, std::span<const SequenceTokens> parts, Cache& cache);
+  /// The same for dense rows.
+  void forward(T* x, std::span<const SequenceTokens> parts, Cache& cache) {
+    forward(RowsView<T>{x, Spec::shape.d_model}, parts, cache);
+  }
 
-  /// The same for the next `rows` tokens of one sequence.
-  void prefill(T* x, std::int64_t rows, Cache& cache, std::int64_t sequence = 0) {
+  /// forward() for the next `rows` tokens of one sequence.
+  void prefill(RowsView<T> x, std::int64_t rows, Cache& cache, std::int64_t sequence = 0) {
     const SequenceTokens part{sequence, rows};
     forward(x, {&part, 1}, cache);
   }
+  void prefill(T* x, std::int64_t rows, Cache& cache, std::int64_t sequence = 0) {
+    prefill(RowsView<T>{x, Spec::shape.d_model}, rows, cache, sequence);
+  }
   /// prefill() of one or a few tokens: up to eight are one launch.
+  void decode(RowsView<T> x, std::int64_t rows, Cache& cache, std::int64_t sequence = 0) {
+    prefill(x, rows, cache, sequence);
+  }
   void decode(T* x, std::int64_t rows, Cache& cache, std::int64_t sequence = 0) {
     prefill(x, rows, cache, sequence);
   }
@@ -73,11 +85,16 @@ DeviceLayer<Spec, Device>::DeviceLayer(Device& device, const Weights& host)
       layers_(device, Spec::shape, {&host, 1}) {}
 
 template <LayerSpec Spec, KernelDevice Device>
-void DeviceLayer<Spec, Device>::forward(T* x, std::span<const SequenceTokens> parts, Cache& cache) {
+void DeviceLayer<Spec, Device>::forward(RowsView<T> x, std::span<const SequenceTokens> parts, Cache& cache) {
   if (parts.empty()) return;
+  constexpr std::int64_t d = Spec::shape.d_model, size = sizeof(T);
+  check(x.data != nullptr && x.stride >= d && x.stride * size % 16 == 0 &&
+            reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0,
+        "a layer on a device got rows at ", reinterpret_cast<std::uintptr_t>(x.data), ", ", x.stride,
+        " elements apart; it needs rows at least d_model = ", d, " apart, each of them 16-byte aligned");
   const auto call = layers_.begin(parts, cache, x);
   layers_.run(call, cache, [&] {
-    cuda::row_sums<T>(*device_, {.x = {call.x, Spec::shape.d_model},
+    cuda::row_sums<T>(*device_, {.x = {call.x.data, call.x.stride},
                                  .sums = call.sums,
                                  .rows = call.rows,
                                  .width = Spec::shape.d_model});

@@ -72,9 +72,9 @@ class DeviceLayers {
 
   /// Begins a call, which takes all memory of the last one back: new tokens of several sequences, those of
   /// parts[0] first, whose places in the cache are reserved. Their residual stream (rows, d_model) is at `x`
-  /// on the device, 16-byte aligned; null: in the call's memory. ArgumentError for a part without tokens, a
-  /// sequence that appears twice, or a cache of another device.
-  Call begin(std::span<const SequenceTokens> parts, Cache& cache, T* x = nullptr) {
+  /// on the device, every row 16-byte aligned; null: in the call's memory. ArgumentError for a part without
+  /// tokens, a sequence that appears twice, or a cache of another device.
+  Call begin(std::span<const SequenceTokens> parts, Cache& cache, RowsView<T> x = {}) {
     check(&cache.device() == device_, "the cache was made for another device than these layers");
     memory_.reset();
     uploads_.reset();
@@ -97,7 +97,9 @@ class DeviceLayers {
     call.batch = detail::make_batch<Device>(call.sequences, call.slots, cache, rope_.view(), uploads_);
     call.stages = detail::make_stages(call, cache, uploads_);
     call.rows = static_cast<int>(rows);
-    call.x = x ? x : memory_.template take<T>(count * static_cast<std::size_t>(shape_.d_model));
+    call.x = x;
+    if (x.data == nullptr)
+      call.x = {memory_.template take<T>(count * static_cast<std::size_t>(shape_.d_model)), shape_.d_model};
     call.u = memory_.template take<T>(count * static_cast<std::size_t>(shape_.heads_width()));
     call.h = memory_.template take<T>(count * static_cast<std::size_t>(shape_.d_ff));
     call.sums.parts = cuda::row_parts(call.rows, shape_.d_model);
@@ -313,14 +315,16 @@ class DeviceLayers {
   cuda::DecodeLayerSteps<T> linear_steps(const Layer& layer, const Call& call,
                                          const cuda::ProjectionTarget<T>* targets) const {
     const LayerShape& shape = shape_;
-    const auto operands = [&](const T* rows, int inner, const auto& weights, int columns) {
+    const auto operands = [&](RowsView<const T> rows, int inner, const auto& weights, int columns) {
       return cuda::GemmOperands<cuda::DenseRows<T>>{
-          .rows = {{rows, inner}, call.rows}, .weights = weights.data(), .columns = columns, .inner = inner};
+          .rows = {rows, call.rows}, .weights = weights.data(), .columns = columns, .inner = inner};
     };
-    return {.projection = operands(call.x, shape.d_model, layer.projection, layer.projection_columns),
-            .output = operands(call.u, shape.heads_width(), layer.output, shape.d_model),
-            .gate_up = operands(call.x, shape.d_model, layer.gate_up, cuda::gate_up_columns(shape.d_ff)),
-            .down = operands(call.h, shape.d_ff, layer.down, shape.d_ff == 0 ? 0 : shape.d_model),
+    const RowsView<const T> x{call.x.data, call.x.stride}, u{call.u, shape.heads_width()},
+        h{call.h, shape.d_ff};
+    return {.projection = operands(x, shape.d_model, layer.projection, layer.projection_columns),
+            .output = operands(u, shape.heads_width(), layer.output, shape.d_model),
+            .gate_up = operands(x, shape.d_model, layer.gate_up, cuda::gate_up_columns(shape.d_ff)),
+            .down = operands(h, shape.d_ff, layer.down, shape.d_ff == 0 ? 0 : shape.d_model),
             .norm = {call.sums, static_cast<float>(shape.norm_epsilon)},
             .project = {.units = layer.units.data(),
                         .targets = targets,
@@ -330,7 +334,7 @@ class DeviceLayers {
                         .pages = call.batch.pages,
                         .pages_per_sequence = call.batch.pages_per_sequence},
             .swiglu = {.out = {call.h, shape.d_ff}, .columns = shape.d_ff},
-            .residual = {.x = {call.x, shape.d_model}, .columns = shape.d_model, .sums = call.sums}};
+            .residual = {.x = call.x, .columns = shape.d_model, .sums = call.sums}};
   }
 
   /// Where the projected columns of every run go: matrices of this call, or pools of pages.

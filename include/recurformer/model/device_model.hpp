@@ -146,7 +146,7 @@ class DeviceModel {
   void embed(const Call& call, const Token* tokens) {
     cuda::embed<T>(*device_, {.tokens = tokens,
                               .table = vocabulary_.embedding.data(),
-                              .x = {call.x, shape_.layer.d_model},
+                              .x = call.x,
                               .sums = call.sums,
                               .rows = call.rows,
                               .width = shape_.layer.d_model});
@@ -164,7 +164,7 @@ class DeviceModel {
     auto* tokens = layers_.memory().template take<Token>(count);
     cuda::logits<T>(
         *device_,
-        {.rows = {{call.x, shape_.layer.d_model}, static_cast<int>(count), last_rows},
+        {.rows = {{call.x.data, call.x.stride}, static_cast<int>(count), last_rows},
          .head = vocabulary_.head.data(),
          .vocabulary = shape_.vocabulary,
          .d_model = shape_.layer.d_model,
