@@ -117,11 +117,16 @@ class Cuda {
     cudaStreamDestroy(std::exchange(stream_, stream));
     owns_stream_ = false;
   }
+  /// The same with memory from a pool of the caller's, which must outlive this.
+  Cuda(int device, cudaStream_t stream, cudaMemPool_t pool) : Cuda(device, stream) {
+    cudaMemPoolDestroy(std::exchange(pool_, pool));
+    owns_pool_ = false;
+  }
   Cuda(const Cuda&) = delete;
   Cuda& operator=(const Cuda&) = delete;
   ~Cuda() {
     if (owns_stream_) cudaStreamDestroy(stream_);
-    cudaMemPoolDestroy(pool_);  // once all of its memory has been given back
+    if (owns_pool_) cudaMemPoolDestroy(pool_);  // once all of its memory has been given back
   }
 
   /// Puts the kernel onto the stream. Throws CudaError with the kernel's name and the shape if that fails, or
@@ -251,6 +256,7 @@ class Cuda {
   cudaMemPool_t pool_ = nullptr;
   cudaStream_t stream_ = nullptr;
   bool owns_stream_ = true;
+  bool owns_pool_ = true;
   std::unordered_map<const void*, int> shared_bytes_of_;  // kernels that were prepared
 };
 

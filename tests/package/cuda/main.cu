@@ -1,6 +1,8 @@
-// A user's CUDA program: a kernel of their own, launched on a stream of their own by way of the library.
+// A user's CUDA program: a kernel of their own, launched by way of the library on a stream of their own, with
+// memory from a pool of their own.
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -21,8 +23,8 @@ struct Scale {
   RECURFORMER_DEVICE static void run(const Parameters& p) { p.x[rf::arch::thread_index()] *= p.factor; }
 };
 
-float scaled_on(cudaStream_t stream, float x) {
-  rf::Cuda device(0, stream);
+float scaled_on(cudaStream_t stream, cudaMemPool_t pool, float x) {
+  rf::Cuda device(0, stream, pool);
   const rf::cuda::DeviceArray<float, rf::Cuda> values(device, std::vector<float>(Scale::threads, x));
   device.launch<Scale>({.blocks = {.x = 1}}, {.x = values.data(), .factor = 3});
   return values.to_host().back();
@@ -37,9 +39,13 @@ int main() {
     return 0;
   }
   cudaStream_t stream = nullptr;
+  cudaMemPool_t pool = nullptr;
   if (cudaStreamCreate(&stream) != cudaSuccess) return 1;
-  const float result = user::scaled_on(stream, 5);
+  if (cudaDeviceGetDefaultMemPool(&pool, 0) != cudaSuccess) return 1;
+  const float result = user::scaled_on(stream, pool, 5);
+  std::uint64_t most = 0;
+  cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &most);
   cudaStreamDestroy(stream);
   std::printf("5 times 3 is %g\n", static_cast<double>(result));
-  return result == 15 ? 0 : 1;
+  return result == 15 && most > 0 ? 0 : 1;
 }
