@@ -138,6 +138,21 @@ TEST_CASE("a layer of a user's own program computes its definition, prefilling a
   CHECK_THROWS_AS(layer.prefill(wrong.view(), cache), rf::ArgumentError);
 }
 
+TEST_CASE("a layer's own weights are initialised by a seed") {
+  const auto output_of = [](std::uint64_t seed) {
+    auto weights = rf::Layer<Plain>::make_weights();
+    rf::initialise(weights, Plain::shape, seed);
+    return std::vector<float>(weights.output.data(), weights.output.data() + weights.output.size());
+  };
+  const std::vector<float> once = output_of(1);
+  CHECK(output_of(1) == once);
+  CHECK(output_of(2) != once);
+  double squares = 0;
+  for (const float value : once) squares += static_cast<double>(value) * static_cast<double>(value);
+  CHECK(squares / static_cast<double>(once.size()) ==
+        doctest::Approx(0.5 / 96).epsilon(0.1));  // 1 / (2 · fan-in)
+}
+
 TEST_CASE("a layer takes rows of a wider matrix, and a cache takes memory of the caller's") {
   rf::Layer<Plain> layer(random_weights(rf::Layer<Plain>::make_weights()));
   auto cache = layer.make_cache();
