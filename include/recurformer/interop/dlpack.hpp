@@ -6,7 +6,7 @@
 //   PyCapsule_New(out.release(), "dltensor", …);               // whoever takes it calls its deleter, once
 //   rf::DlpackTensor<float, rf::Dims<2>> in(managed);          // calls the deleter when it goes
 //   layer.prefill(in.view(), cache);
-// Needs <dlpack/dlpack.h> (Debian: libdlpack-dev) of any version since 0.5. What is exchanged is
+// Needs <dlpack/dlpack.h> (Debian: libdlpack-dev), version 0.6 or newer. What is exchanged is
 // DLManagedTensor; it cannot say that elements are constant, so constant views are not exported.
 //
 // DLPack knows no streams: elements on a GPU are those after everything that its owner put onto its stream.

@@ -96,9 +96,9 @@ inline void check_replayed(const FieldLayout& layout, std::int64_t replay_from) 
 }  // namespace detail
 
 /// A field's pages in the order of positions, or its ring or state alone. The memory lives until the deleters
-/// are called. It is the cache's own, with one exception: a page keeps what it holds while it is exported, as
-/// the cache takes a copy before it appends to it. ArgumentError for a field that is not there, or a state
-/// that a rollback has left to be computed.
+/// are called (and needs its memory resource until then). It is the cache's own, with one exception: a page
+/// keeps what it holds while it is exported, as the cache takes a copy before it appends to it. ArgumentError
+/// for a field that is not there, or a state that a rollback has left to be computed.
 inline std::vector<DlpackPointer> to_dlpack(Cache& cache, const CacheFieldName& name) {
   const detail::CacheFieldPlace at = detail::find_cache_field(cache.layout(), name);
   const detail::RunMemory& run = cache.memory(name.sequence, at.layer, at.run);
