@@ -1,4 +1,4 @@
-// Converted models, small, against what `transformers` and plain PyTorch modules compute with them
+// Converted models and Mamba, small, against what `transformers` and plain PyTorch modules compute with them
 // (examples/hybrid_in_transformers.py, tests/golden/make_models.py).
 
 #include <doctest/doctest.h>
@@ -18,12 +18,13 @@ namespace {
 struct Spec {
   using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Fp32>, rf::Kind<rf::StreamingAttention<>, rf::Fp32>,
                           rf::Kind<rf::Mamba<>, rf::Fp32>, rf::Kind<rf::Mamba2<>, rf::Fp32>,
+                          rf::Kind<rf::Mamba<rf::ScanShape{}, rf::standard_mamba>, rf::Fp32>,
                           rf::Kind<rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, rf::Fp32>>;
   using Precision = rf::Fp32;
   using Widths = std::integer_sequence<int, 16>;
 };
 using Model = rf::Model<Spec>;
-constexpr const char* names[] = {"hybrid_llama", "hybrid_qwen2", "hybrid_qwen3"};
+constexpr const char* names[] = {"hybrid_llama", "hybrid_qwen2", "hybrid_qwen3", "mamba", "mamba_wide"};
 
 }  // namespace
 

@@ -326,7 +326,7 @@ TEST_CASE("config: Qwen's windows in some layers, and Qwen3's norms of queries a
 
 TEST_CASE("config: what these kernels would compute differently is refused") {
   CHECK(changed_error("\"llama\"", "\"gemma\"") ==
-        "model_type: found \"gemma\"; supported: \"llama\", \"mistral\", \"qwen2\", \"qwen3\"");
+        "model_type: found \"gemma\"; supported: \"llama\", \"mamba\", \"mistral\", \"qwen2\", \"qwen3\"");
   CHECK(changed_error("\"LlamaForCausalLM\"", "\"LlamaModel\"") ==
         "architectures[0]: found \"LlamaModel\"; supported: \"LlamaForCausalLM\"");
   CHECK(changed_error("\"silu\"", "\"gelu\"") == "hidden_act: found \"gelu\"; supported: \"silu\"");
@@ -406,4 +406,36 @@ TEST_CASE("config: a config that contradicts itself is not written") {
   config.byte_vocabulary = true;
   CHECK(contains(write_error(config), "at least 256 tokens; this one has 100"));
   CHECK(std::filesystem::is_empty(folder.path()));
+}
+
+TEST_CASE("config: Mamba as transformers writes it") {
+  const std::string mamba = R"({"architectures": ["MambaForCausalLM"], "model_type": "mamba",
+    "hidden_size": 72, "intermediate_size": 144, "expand": 2, "num_hidden_layers": 3, "vocab_size": 50,
+    "layer_norm_epsilon": 1e-4, "state_size": 16, "conv_kernel": 4, "use_bias": false, "use_conv_bias": true,
+    "hidden_act": "silu", "torch_dtype": "float16", "time_step_rank": 5})";
+  const ModelConfig config = read(mamba);
+  CHECK(config.shape == rf::ModelShape{.vocabulary = 50,
+                                       .layers = 3,
+                                       .layer = {.d_model = 72,
+                                                 .d_head = 144,
+                                                 .kv_groups = 1,
+                                                 .queries_per_group = 1,
+                                                 .d_ff = 0,
+                                                 .norm_epsilon = 1e-4},
+                                       .tied_embeddings = true});
+  CHECK(config.plan == rf::uniform_plan({"mamba_standard", "fp16", {}}, 3, 1));
+  std::string text;
+  check_equal(rewritten(config, &text), config);
+  const nlohmann::json written = nlohmann::json::parse(text);
+  CHECK(written.at("model_type") == "mamba");
+  CHECK(written.at("expand") == 2);
+  CHECK(written.at("time_step_rank") == 5);
+
+  CHECK(error(changed(mamba, "\"use_bias\": false", "\"use_bias\": true")) ==
+        "use_bias: found true; supported: false");
+  CHECK(error(changed(mamba, "\"use_conv_bias\": true", "\"use_conv_bias\": false")) ==
+        "use_conv_bias: found false; supported: true");
+  CHECK(error(changed(mamba, "\"intermediate_size\": 144", "\"intermediate_size\": 150")) ==
+        "intermediate_size: found 150; supported: multiples of 16 up to 65536");
+  CHECK(error(changed(mamba, "silu", "gelu")) == "hidden_act: found \"gelu\"; supported: \"silu\"");
 }

@@ -67,6 +67,9 @@ CASES = {
                           sliding_window=5, max_window_layers=1), {}),
     "qwen3": (transformers.Qwen3Config, dict(**heads(2, 1, 128), tie_word_embeddings=True), {}),
     "qwen3_wide": (transformers.Qwen3Config, dict(**heads(1, 1, 256), num_hidden_layers=1), {}),
+    "mamba": (transformers.MambaConfig, dict(intermediate_size=64), dict(cache=False)),
+    "mamba_wide": (transformers.MambaConfig, dict(hidden_size=72, intermediate_size=144, num_hidden_layers=1,
+                                                  tie_word_embeddings=False), dict(cache=False)),
 }
 
 
@@ -114,8 +117,12 @@ def logits_of(model, tokens):
         return model(tokens[None], use_cache=False).logits[0].float()
 
 
-def decode(model, prompt):
+def decode(model, prompt, cached):
     """Greedy, one token at a time through the cache: what prefill and decode must agree with."""
+    if not cached:  # Mamba's is not this one
+        for _ in range(DECODED):
+            prompt = torch.cat([prompt, logits_of(model, prompt)[-1].argmax()[None]])
+        return prompt, logits_of(model, prompt)
     tokens, cache, rows = prompt, None, []
     with torch.no_grad():
         for step in range(DECODED + 1):
@@ -152,7 +159,7 @@ def make_case(folder, name, config_class, arguments, options, seed):
 
     model = load(case, torch.float32)
     prompt = torch.randint(0, config.vocab_size, (PROMPT,), generator=generator)
-    tokens, decoded = decode(model, prompt)
+    tokens, decoded = decode(model, prompt, options.get("cache", True))
     logits = logits_of(model, tokens)
     scale = logits.abs().max()
     assert (decoded - logits).abs().max() < 2e-5 * scale, f"{name}: cache and no cache disagree"

@@ -9,6 +9,8 @@
 //             max_window_layers name
 //   qwen3     norms of queries and keys; windows as in qwen2
 //
+// and for Mamba (hf_mamba.hpp).
+//
 // A model of nothing else is one for `transformers` too. What is ours stands in a section of its own, of
 // which both halves are optional:
 //
@@ -37,8 +39,10 @@
 #include <vector>
 
 #include "recurformer/checkpoint/atomic_file.hpp"
+#include "recurformer/checkpoint/hf_mamba.hpp"
 #include "recurformer/checkpoint/hf_rope.hpp"
 #include "recurformer/checkpoint/json.hpp"
+#include "recurformer/checkpoint/model_config.hpp"
 #include "recurformer/checkpoint/plan_file.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
 #include "recurformer/core/dtype.hpp"
@@ -49,25 +53,7 @@
 
 namespace rf {
 
-/// What config.json says of a model.
-struct ModelConfig {
-  ModelShape shape;
-  Plan plan;
-  DType dtype = DType::F32;           ///< of embeddings, W_O and MLP: F32, BF16 or F16
-  std::int64_t max_positions = 2048;  ///< context the model was trained for; nothing here depends on it
-  bool byte_vocabulary = false;       ///< tokens 0 to 255 are bytes
-  nlohmann::json other = nlohmann::json::object();  ///< fields without a meaning here, written back unchanged
-};
-
 namespace detail {
-
-struct LlamaDType {
-  DType dtype;
-  std::string_view torch;
-  std::string_view precision;
-};
-inline constexpr std::array<LlamaDType, 3> llama_dtypes = {
-    {{DType::F32, "float32", "fp32"}, {DType::BF16, "bfloat16", "bf16"}, {DType::F16, "float16", "fp16"}}};
 
 /// Fields that are read below and written from ModelConfig; all others go to ModelConfig::other.
 inline constexpr std::array<std::string_view, 27> llama_fields = {"architectures",
@@ -146,7 +132,7 @@ inline const ModelFamily& read_family(const JsonReader& reader) {
   const JsonReader type = reader.at("model_type");
   for (const ModelFamily* family : {&llama, &mistral, &qwen2, &qwen3})
     if (type.string() == family->type) return *family;
-  fail_unsupported(type, "\"llama\", \"mistral\", \"qwen2\", \"qwen3\"");
+  fail_unsupported(type, "\"llama\", \"mamba\", \"mistral\", \"qwen2\", \"qwen3\"");
 }
 
 /// Refuses what these kernels would compute differently.
@@ -269,15 +255,6 @@ inline ModelShape read_shape(const JsonReader& reader, const ModelFamily& family
   return shape;
 }
 
-inline const LlamaDType& read_dtype(const JsonReader& reader) {
-  auto field = reader.optional("torch_dtype");
-  if (!field) field = reader.optional("dtype");  // its newer name
-  if (!field) return llama_dtypes[0];
-  for (const LlamaDType& known : llama_dtypes)
-    if (known.torch == field->string()) return known;
-  fail_unsupported(*field, "\"float32\", \"bfloat16\", \"float16\"");
-}
-
 inline void read_section(const JsonReader& section, ModelConfig& config) {
   const JsonReader format = section.at("format");
   if (format.integer() != 1) fail_unsupported(format, "1");
@@ -376,6 +353,7 @@ inline ModelConfig read_model_config(const std::string& folder) {
   const std::string path = detail::config_path(folder);
   nlohmann::json document = parse_json_file(path);
   const JsonReader reader(path, document);
+  if (detail::is_mamba_config(reader)) return detail::read_mamba_config(reader);
   const detail::ModelFamily& family = detail::read_family(reader);
   detail::check_family(reader, family);
 
@@ -383,7 +361,7 @@ inline ModelConfig read_model_config(const std::string& folder) {
   config.max_positions =
       detail::integer_or(reader, "max_position_embeddings", family.max_positions, std::int64_t{1} << 40);
   config.shape = detail::read_shape(reader, family, config.max_positions);
-  const detail::LlamaDType& dtype = detail::read_dtype(reader);
+  const detail::ConfigDType& dtype = detail::read_dtype(reader);
   config.dtype = dtype.dtype;
   config.plan = detail::family_plan(family, detail::read_layer_windows(reader, family, config.shape.layers),
                                     dtype.precision, config.shape.layer.kv_groups);
@@ -400,13 +378,13 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
   validate(config.plan, config.shape);
   check(!config.byte_vocabulary || config.shape.vocabulary >= 256,
         "a vocabulary of bytes has at least 256 tokens; this one has ", config.shape.vocabulary);
-  const auto dtype = std::find_if(detail::llama_dtypes.begin(), detail::llama_dtypes.end(),
-                                  [&](const auto& known) { return known.dtype == config.dtype; });
-  check(dtype != detail::llama_dtypes.end(), "a model's dtype is F32, BF16 or F16, not ",
-        name_of(config.dtype));
-
+  const detail::ConfigDType& dtype = detail::written_dtype(config.dtype);
   const LayerShape& layer = config.shape.layer;
   const Plan used = without_unused_kinds(config.plan);
+  if (detail::is_mamba_checkpoint(config.shape, used)) {
+    const nlohmann::json mamba = detail::mamba_config_json(config, dtype);
+    return write_file_atomically(detail::config_path(folder), detail::json_text(mamba) + "\n");
+  }
   const detail::WrittenFamily written = detail::written_family(config.shape, used);
   const detail::ModelFamily& family = *written.family;
   const nlohmann::json ours = {{"architectures", nlohmann::json::array({family.architecture})},
@@ -426,14 +404,14 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
                                {"hidden_act", "silu"},
                                {"attention_bias", family.qkv_bias},
                                {"mlp_bias", false},
-                               {"torch_dtype", dtype->torch}};
+                               {"torch_dtype", dtype.torch}};
   nlohmann::json out = {{"bos_token_id", nullptr}, {"eos_token_id", nullptr}};
   out.update(config.other);
   out.update(ours);
   out.update(detail::windows_json(written));
 
   nlohmann::json section = {{"format", 1}};
-  if (used != detail::family_plan(family, written.windows, dtype->precision, layer.kv_groups))
+  if (used != detail::family_plan(family, written.windows, dtype.precision, layer.kv_groups))
     detail::add_plan(section, used);
   if (config.byte_vocabulary) section["vocabulary"] = "bytes";
   if (section.size() > 1) out["recurformer"] = std::move(section);

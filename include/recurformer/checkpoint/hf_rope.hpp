@@ -17,16 +17,12 @@
 #include <utility>
 
 #include "recurformer/checkpoint/json.hpp"
+#include "recurformer/checkpoint/model_config.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
 #include "recurformer/core/error.hpp"
 #include "recurformer/math/rope_scaling.hpp"
 
 namespace rf::detail {
-
-/// "config.json: hidden_act: found "gelu"; supported: ..."
-[[noreturn]] inline void fail_unsupported(const JsonReader& field, std::string_view supported) {
-  field.fail("found ", one_line(field.value().dump(), 100), "; supported: ", supported);
-}
 
 inline constexpr std::array<std::pair<std::string_view, RopeRule>, 4> rope_rule_names = {
     {{"default", RopeRule::plain},

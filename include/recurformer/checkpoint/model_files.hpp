@@ -230,6 +230,14 @@ Plan plan_of(const ModelWeights<Kinds<K...>, P>& weights) {
   return named_plan(plan);
 }
 
+/// The tensors of a model in the names that its family has for them.
+template <class Set, class P>
+std::vector<FileTensor> checkpoint_tensors(ModelWeights<Set, P>& weights) {
+  std::vector<FileTensor> tensors = file_tensors(weights);
+  const bool is_mamba = is_mamba_checkpoint(weights.shape, without_unused_kinds(plan_of(weights)));
+  return is_mamba ? as_mamba_tensors(std::move(tensors)) : tensors;
+}
+
 }  // namespace detail
 
 /// What a model's tensors are: its sizes, and every KV group's mixer. Equal texts: the tensors of one model
@@ -264,7 +272,7 @@ std::string model_text(const ModelWeights<Set, P>& weights) {
 template <class Set, class P>
 void load_weights(ModelWeights<Set, P>& weights, const std::string& folder) {
   const ModelTensors file(folder);
-  const std::vector<FileTensor> tensors = file_tensors(weights);
+  const std::vector<FileTensor> tensors = detail::checkpoint_tensors(weights);
   detail::check_tensors_text(file, tensors_text(weights));
   detail::check_tensors(file, tensors, weights.shape.tied_embeddings);
   for (const FileTensor& tensor : tensors) detail::copy_tensor(*file.find(tensor.name), tensor);
@@ -286,7 +294,7 @@ void save_model(ModelWeights<Set, P>& weights, const ModelConfig& config, const 
   writer.metadata("format", "pt");  // `transformers` demands it
   writer.metadata(detail::tensors_text_key, tensors_text(weights));
   std::vector<std::vector<std::byte>> gathered;
-  for (FileTensor& tensor : file_tensors(weights)) {
+  for (FileTensor& tensor : detail::checkpoint_tensors(weights)) {
     const DType dtype = detail::file_dtype(tensor);
     const FilePiece& first = tensor.pieces.front();
     std::span bytes(static_cast<const std::byte*>(first.data),
