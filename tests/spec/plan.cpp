@@ -63,6 +63,13 @@ TEST_CASE("plans: uniform ones, and kinds added once") {
   CHECK(rf::with_kind(uniform, {"streaming", "fp32", {{"window", 9}}}) == 1);
   CHECK(uniform.kinds[1].options == decltype(rf::KindChoice::options){{"window", 9}});
   CHECK(uniform.kinds.size() == 2);
+
+  uniform.kind_of_group[1][0] = 1;  // now in use
+  CHECK(rf::with_kind(uniform, {"streaming", "fp32", {{"window", 9}}}) == 1);
+  CHECK(rf::with_kind(uniform, {"streaming", "fp32", {}}) == 1);
+  CHECK(rf::test::message_of<rf::ArgumentError>([&] {
+          rf::with_kind(uniform, {"streaming", "fp32", {{"window", 8}}});
+        }).starts_with("the plan has groups of kind streaming:fp32 with other options"));
 }
 
 TEST_CASE("the choice of a kind lists its mixer's options") {

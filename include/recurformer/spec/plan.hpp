@@ -46,13 +46,20 @@ inline Plan uniform_plan(KindChoice kind, int layers, int groups) {
   return plan;
 }
 
-/// Position of a kind in the plan's list, to which it is added if it is not there.
+/// Position of a kind in the plan's list, to which it is added if it is not there. A plan has one set of
+/// options per kind: ArgumentError if groups have the kind with other options.
 inline int with_kind(Plan& plan, const KindChoice& kind) {
-  for (std::size_t i = 0; i < plan.kinds.size(); ++i)
-    if (plan.kinds[i].name() == kind.name()) {
-      plan.kinds[i].options = kind.options.empty() ? plan.kinds[i].options : kind.options;
-      return static_cast<int>(i);
-    }
+  for (std::size_t i = 0; i < plan.kinds.size(); ++i) {
+    KindChoice& found = plan.kinds[i];
+    if (found.name() != kind.name()) continue;
+    if (kind.options.empty() || kind.options == found.options) return static_cast<int>(i);
+    for (const auto& groups : plan.kind_of_group)
+      for (const int used : groups)
+        check(used != static_cast<int>(i), "the plan has groups of kind ", kind.name(),
+              " with other options than the new ones would have; a plan has one set of options per kind");
+    found.options = kind.options;
+    return static_cast<int>(i);
+  }
   plan.kinds.push_back(kind);
   return static_cast<int>(plan.kinds.size()) - 1;
 }
