@@ -20,7 +20,7 @@ struct DataOptions {
     rf::check(copy_lag < length, "--copy-lag is ", copy_lag, "; it must be smaller than --length, ", length);
   }
 
-  rf::MixedData mixed(const rf::ByteText& bytes, std::uint64_t seed) const {
+  rf::MixedData mixed(const rf::TokenText& bytes, std::uint64_t seed) const {
     validate();
     return {.text = &bytes,
             .rows = rows,

@@ -57,7 +57,7 @@ class Demo {
   explicit Demo(const DemoOptions& options)
       : options_(options),
         sizes_(sizes(options.quick)),
-        text_(read_documents(options.data.text)),
+        text_(rf::TokenText::of_bytes(read_documents(options.data.text))),
         original_(shape(), attention_plan()) {
     std::filesystem::create_directories(options.out);
   }
@@ -86,7 +86,7 @@ class Demo {
   enum class Rows { all_stages, untrained_and_end };
 
   static rf::ModelShape shape() {
-    return {.vocabulary = rf::ByteText::vocabulary,
+    return {.vocabulary = rf::byte_vocabulary,
             .layers = 4,
             .layer = {.d_model = 128, .d_head = 16, .kv_groups = 4, .queries_per_group = 2, .d_ff = 320},
             .tied_embeddings = true};
@@ -317,7 +317,7 @@ class Demo {
   const DemoOptions& options_;
   DemoSizes sizes_;
   Stopwatch watch_;
-  rf::ByteText text_;
+  rf::TokenText text_;
   Model original_;
   rf::ModelAnalysis analysis_;
   rf::GroupScores recency_;

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "recurformer/eval/byte_text.hpp"
+#include "recurformer/eval/token_text.hpp"
 #include "recurformer/model/backend.hpp"
 #include "recurformer/model/sampler.hpp"
 #include "recurformer/model/weights.hpp"

@@ -18,12 +18,12 @@ struct EvalOptions : CommonOptions {
 void eval(const EvalOptions& options) {
   options.data.validate();
   Model model = load(options.model);
-  const rf::ByteText text(read_documents(options.data.text));
+  const auto text = rf::TokenText::of_bytes(read_documents(options.data.text));
   use_cpu(options);
   const rf::TextScore score = rf::evaluate_text(model, text, options.data.length, options.text_rows);
-  std::printf("bits per byte   %.4f  (%lld held-out bytes)\n", score.bits_per_byte,
-              static_cast<long long>(score.bytes));
-  nlohmann::json results = {{"bits_per_byte", score.bits_per_byte}, {"bytes", score.bytes}};
+  std::printf("bits per byte   %.4f  (%lld held-out bytes)\n", score.bits_per_byte(score.tokens),
+              static_cast<long long>(score.tokens));
+  nlohmann::json results = {{"bits_per_byte", score.bits_per_byte(score.tokens)}, {"bytes", score.tokens}};
   const auto task = [&](const char* name, const auto& definition, rf::Scoring scoring) {
     const rf::TaskScore task_score =
         rf::evaluate_task(model, definition, rf::Split::held_out, options.task_rows, options.seed, scoring);

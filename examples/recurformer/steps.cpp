@@ -45,9 +45,10 @@ rf::ModelAnalysis analyse(Model& model, const rf::MixedData& data, std::int64_t 
   return analyser.result();
 }
 
-Quality evaluate(Model& model, const rf::ByteText& text, std::int64_t length, std::int64_t copy_lag,
+Quality evaluate(Model& model, const rf::TokenText& text, std::int64_t length, std::int64_t copy_lag,
                  std::uint64_t seed, std::int64_t text_rows, std::int64_t copy_rows) {
-  return {.bits_per_byte = rf::evaluate_text(model, text, length, text_rows).bits_per_byte,
+  const rf::TextScore score = rf::evaluate_text(model, text, length, text_rows);
+  return {.bits_per_byte = score.bits_per_byte(score.tokens),
           .copy_recall = rf::evaluate_task(model, rf::CopyTask{.row_length = length, .lag = copy_lag},
                                            rf::Split::held_out, copy_rows, seed)
                              .accuracy()};
@@ -68,14 +69,13 @@ Model packed_copy(Model& model) {
 
 }  // namespace
 
-Speed measure_speed(Model& trained, const rf::ByteText& text, std::int64_t context,
+Speed measure_speed(Model& trained, const rf::TokenText& text, std::int64_t context,
                     std::int64_t decoded_tokens) {
   Model model = packed_copy(trained);
   // The held-out text, repeated where it is shorter than the context: only the lengths matter here.
   std::vector<rf::Token> tokens;
   for (std::int64_t i = 0; i < context; ++i)
-    tokens.push_back(
-        static_cast<unsigned char>(text.held_out()[static_cast<std::size_t>(i) % text.held_out().size()]));
+    tokens.push_back(text.held_out()[static_cast<std::size_t>(i) % text.held_out().size()]);
   rf::Cache cache = model.make_cache();
   Speed speed;
   const Stopwatch prefill;

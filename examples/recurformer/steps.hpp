@@ -40,7 +40,7 @@ struct Quality {
   double bits_per_byte = 0;
   double copy_recall = 0;
 };
-Quality evaluate(Model& model, const rf::ByteText& text, std::int64_t length, std::int64_t copy_lag,
+Quality evaluate(Model& model, const rf::TokenText& text, std::int64_t length, std::int64_t copy_lag,
                  std::uint64_t seed, std::int64_t text_rows, std::int64_t copy_rows);
 
 /// Tokens per second at a context of held-out text, with weights packed as for generation.
@@ -48,7 +48,7 @@ struct Speed {
   double prefill = 0;
   double decode = 0;
 };
-Speed measure_speed(Model& trained, const rf::ByteText& text, std::int64_t context,
+Speed measure_speed(Model& trained, const rf::TokenText& text, std::int64_t context,
                     std::int64_t decoded_tokens);
 
 /// Cache bytes of one sequence, as a JSON object {"1024": …}.

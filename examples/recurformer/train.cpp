@@ -35,16 +35,16 @@ std::string fingerprint_of(Model& model) {
   return out.hex();
 }
 
-std::string fingerprint_of(const rf::ByteText& text) {
+std::string fingerprint_of(const rf::TokenText& text) {
   rf::Fingerprint out;
-  out.add(text.train());
-  out.add(text.held_out());
+  out.add(text.train().bytes());
+  out.add(text.held_out().bytes());
   return out.hex();
 }
 
 /// Everything the run's weights depend on. Files count by their content: other text or another conversion at
 /// the same path is another run. Threads are not part of it: results do not depend on them.
-std::string describe(const TrainCommandOptions& o, const rf::ByteText& text, Model& start, Model* original) {
+std::string describe(const TrainCommandOptions& o, const rf::TokenText& text, Model& start, Model* original) {
   return rf::text(
       "steps=", o.steps, " stage1_steps=", o.stage1_steps, " rows=", o.data.rows, " length=", o.data.length,
       " copy_rows=", o.data.copy_rows, " copy_lag=", o.data.copy_lag, " accumulate=", o.accumulate,
@@ -73,7 +73,7 @@ bool has_own_parameters(const Model& model) {
 }
 
 void train_command(const TrainCommandOptions& options) {
-  const rf::ByteText text(read_documents(options.data.text));
+  const auto text = rf::TokenText::of_bytes(read_documents(options.data.text));
   Model model = options.from.empty()
                     ? Model(options.shape, rf::uniform_plan({"attention", "fp32", {}}, options.shape.layers,
                                                             options.shape.layer.kv_groups))

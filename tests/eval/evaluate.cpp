@@ -36,11 +36,17 @@ TEST_CASE("a model of zeros needs eight bits per byte and recalls nothing on pur
   auto model = byte_model();  // all logits are 0
   std::string document;
   for (int i = 0; i < 4000; ++i) document += "some text " + std::to_string(i);
-  const rf::ByteText text(std::vector<std::string>{document});
+  const auto text = rf::TokenText::of_bytes(std::vector<std::string>{document});
   const auto score = rf::evaluate_text(model, text, 32, 1000);
-  CHECK(score.bits_per_byte == doctest::Approx(8.0).epsilon(1e-6));
-  CHECK(score.bytes == 32 * text.held_out_rows(32));
-  CHECK(rf::evaluate_text(model, text, 32, 3).bytes == 96);
+  CHECK(score.bits_per_byte(score.tokens) == doctest::Approx(8.0).epsilon(1e-6));
+  CHECK(score.bits_per_byte(2 * score.tokens) == doctest::Approx(4.0).epsilon(1e-6));
+  CHECK(score.perplexity() == doctest::Approx(256.0).epsilon(1e-6));
+  CHECK(score.tokens == 32 * text.held_out_rows(32));
+  std::int64_t rows_done = 0;
+  const auto first_rows =
+      rf::evaluate_text(model, text, 32, 3, [&](std::int64_t done, std::int64_t) { rows_done = done; });
+  CHECK(first_rows.tokens == 96);
+  CHECK(rows_done == 3);
   CHECK_THROWS_AS(rf::evaluate_text(model, text, 1 << 20, 1), rf::ArgumentError);
   CHECK(rf::evaluate_task(model, rf::CopyTask{.row_length = 40, .lag = 10}, rf::Split::held_out, 8, 0)
             .correct == 0);  // it always says byte 0

@@ -1,34 +1,45 @@
 #ifndef RECURFORMER_EVAL_EVALUATE_HPP
 #define RECURFORMER_EVAL_EVALUATE_HPP
 
-// What a model is worth: bits per byte of held-out text, and recall on synthetic tasks (eval/copy.hpp,
+// What a model is worth: its loss on held-out text, and recall on synthetic tasks (eval/copy.hpp,
 // hash_hop.hpp, mqar.hpp). Everything is a function of the seed; held-out rows are disjoint from training
 // rows by construction.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <functional>
 #include <numbers>
 #include <span>
 #include <vector>
 
-#include "recurformer/eval/byte_text.hpp"
 #include "recurformer/eval/task.hpp"
+#include "recurformer/eval/token_text.hpp"
 #include "recurformer/model/loss.hpp"
 #include "recurformer/model/model.hpp"
 
 namespace rf {
 
 struct TextScore {
-  double bits_per_byte = 0;
-  std::int64_t bytes = 0;  ///< predicted
+  double loss = 0;          ///< nats per token
+  std::int64_t tokens = 0;  ///< predicted: those of the held-out part from its second one on
+
+  double perplexity() const { return std::exp(loss); }
+  /// Bits per byte of the text that the predicted tokens stand for, which has this many bytes (>= 1): with
+  /// bytes as tokens, `tokens`. It compares models of different vocabularies.
+  double bits_per_byte(std::int64_t bytes) const {
+    return loss / std::numbers::ln2 * (static_cast<double>(tokens) / static_cast<double>(bytes));
+  }
 };
 
-/// Bits per byte over the first `rows` rows of `length` held-out bytes (all there are, if fewer).
+/// Mean loss over the first `rows` rows of `length` held-out tokens (all there are, if fewer).
+/// progress(done, of) is called after every batch of rows.
 template <class M>
-TextScore evaluate_text(M& model, const ByteText& text_data, std::int64_t length, std::int64_t rows) {
+TextScore evaluate_text(M& model, const TokenText& text_data, std::int64_t length, std::int64_t rows,
+                        const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
   const std::int64_t available = std::min(rows, text_data.held_out_rows(length));
-  check(available >= 1, "the held-out text has ", text_data.held_out().size(), " bytes; rows of ", length,
-        " tokens need more");
+  check(available >= 1, "the held-out text has ", text_data.held_out().size(), " tokens; rows of ", length,
+        " need more");
   const std::int64_t per_call = std::max<std::int64_t>(1, 4096 / length);
   NextTokenLoss loss;
   LossSums sums;
@@ -37,8 +48,9 @@ TextScore evaluate_text(M& model, const ByteText& text_data, std::int64_t length
     for (std::int64_t r = first; r < std::min(available, first + per_call); ++r)
       text_data.append_held_out_row(batch, length, r);
     sums += loss.forward(model, model.forward(batch.tokens, batch.sequences), batch.targets);
+    if (progress) progress(std::min(available, first + per_call), available);
   }
-  return {sums.mean_cross_entropy() / std::numbers::ln2, sums.counted};
+  return {sums.mean_cross_entropy(), sums.counted};
 }
 
 /// How a task's answers are counted.

@@ -12,7 +12,7 @@
 
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention_profile.hpp"
-#include "recurformer/eval/byte_text.hpp"
+#include "recurformer/eval/token_text.hpp"
 #include "recurformer/model/model.hpp"
 #include "recurformer/plan/model_analysis.hpp"
 #include "recurformer/spec/attention.hpp"

@@ -14,7 +14,7 @@
 #include "recurformer/cuda/attention_items.hpp"
 #include "recurformer/cuda/attention_prefill.hpp"
 #include "recurformer/cuda/attention_profile.hpp"
-#include "recurformer/eval/byte_text.hpp"
+#include "recurformer/eval/token_text.hpp"
 #include "recurformer/model/device_model.hpp"
 #include "recurformer/plan/model_analysis.hpp"
 #include "recurformer/spec/attention.hpp"

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "recurformer/eval/byte_text.hpp"
+#include "recurformer/eval/token_text.hpp"
 #include "recurformer/eval/copy.hpp"
 #include "recurformer/eval/evaluate.hpp"
 #include "recurformer/model/loss.hpp"

@@ -4,15 +4,15 @@
 #include <cstdint>
 
 #include "recurformer/core/random.hpp"
-#include "recurformer/eval/byte_text.hpp"
 #include "recurformer/eval/copy.hpp"
+#include "recurformer/eval/token_text.hpp"
 
 namespace rf {
 
 /// Text with a share of fixed-lag copies, so that long recall can be learnt and measured at small sizes. A
 /// batch is a function of (seed, step) alone: a resumed run sees the same batches.
 struct MixedData {
-  const ByteText* text = nullptr;
+  const TokenText* text = nullptr;
   std::int64_t rows = 8;       ///< sequences per batch
   std::int64_t length = 256;   ///< tokens per sequence
   std::int64_t copy_rows = 2;  ///< how many of the rows are copies
