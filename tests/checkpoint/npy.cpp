@@ -113,6 +113,25 @@ TEST_CASE("npy: integer files of numpy") {
                                   std::numeric_limits<std::int64_t>::max(), 0, 1, 2, 3});
 }
 
+TEST_CASE(
+    "npy: unsigned integers of 16 and 32 bits, as token files have them, and files that are only looked at") {
+  const TemporaryFolder folder;
+  const std::uint16_t words[] = {0, 1, 65535};
+  const std::uint32_t longs[] = {0, 65536, 4294967295u};
+  rf::save_npy(folder / "u2.npy", DType::U16, {3}, std::as_bytes(std::span(words)));
+  rf::save_npy(folder / "u4.npy", DType::U32, {3}, std::as_bytes(std::span(longs)));
+  CHECK(contains(rf::read_text_file(folder / "u2.npy"),
+                 "{'descr': '<u2', 'fortran_order': False, 'shape': (3,), }"));
+  CHECK(contains(rf::read_text_file(folder / "u4.npy"), "'<u4'"));
+  CHECK(values<std::uint16_t>(rf::load_npy(folder / "u2.npy")) == std::vector<std::uint16_t>{0, 1, 65535});
+  const rf::NpyFile file(folder / "u4.npy");
+  CHECK(file.path() == folder / "u4.npy");
+  CHECK(file.dtype() == DType::U32);
+  CHECK(file.shape() == Shape{3});
+  REQUIRE(file.bytes().size() == sizeof longs);
+  CHECK(std::memcmp(file.bytes().data(), longs, sizeof longs) == 0);
+}
+
 TEST_CASE("npy: scalars, vectors, empty arrays, formats 2.0 and 3.0") {
   const NpyArray scalar = rf::load_npy(golden + "scalar.npy");
   CHECK(scalar.shape == Shape{});
@@ -158,8 +177,9 @@ TEST_CASE("npy: headers of every length keep the data aligned and load again") {
 TEST_CASE("npy: what cannot be saved") {
   CHECK(save_error(DType::BF16, {1}, 2) ==
         "save_npy: numpy has no bfloat16; save the tensor as .safetensors or as F32");
-  CHECK(save_error(DType::I16, {1}, 2) ==
-        "save_npy: cannot save I16; supported: float32, float64, float16, int32, int64, uint8");
+  CHECK(
+      save_error(DType::I16, {1}, 2) ==
+      "save_npy: cannot save I16; supported: float32, float64, float16, int32, int64, uint8, uint16, uint32");
   CHECK(save_error(DType::F32, {2, 3}, 23) == "save_npy: got 23 bytes; shape (2, 3) of F32 needs 24");
   CHECK(contains(save_error(DType::F32, {-1}, 0), "needs non-negative sizes below 2^63 bytes"));
   CHECK(contains(save_error(DType::U8, Shape(65, 1), 1), "got 65 dimensions; allowed: at most 64"));

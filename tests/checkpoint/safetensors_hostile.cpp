@@ -88,10 +88,10 @@ TEST_CASE("safetensors: hostile files, one tensor") {
                  "duplicate key 'shape'"));
 
   CHECK(of_fields("7", "[6]", "[0,24]") == "tensor 't'.dtype: expected a string, found 7");
-  for (const std::string dtype : {"F8_E4M3", "U16", "f32", "", "F32 ", "C64"})
+  for (const std::string dtype : {"F8_E4M3", "U64", "f32", "", "F32 ", "C64"})
     CHECK(of_fields("\"" + dtype + "\"", "[6]", "[0,24]") ==
           "tensor 't'.dtype: unsupported dtype '" + dtype +
-              "'; supported: F64, F32, BF16, F16, I64, I32, I16, I8, U8, BOOL");
+              "'; supported: F64, F32, BF16, F16, I64, I32, I16, I8, U32, U16, U8, BOOL");
 
   CHECK(of_fields("\"F32\"", "6", "[0,24]") == "tensor 't'.shape: expected an array, found 6");
   CHECK(of_fields("\"F32\"", "[6,-1]", "[0,24]") ==

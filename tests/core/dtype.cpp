@@ -181,6 +181,8 @@ TEST_CASE("dtype: names, sizes and C++ types belong together") {
   check(std::int32_t{}, "I32");
   check(std::int16_t{}, "I16");
   check(std::int8_t{}, "I8");
+  check(std::uint32_t{}, "U32");
+  check(std::uint16_t{}, "U16");
   check(std::uint8_t{}, "U8");
   check(bool{}, "BOOL");
 }

@@ -8,8 +8,8 @@
 //   header       a Python dict: {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }, spaces, newline
 //   the rest     elements, little-endian, row-major
 //
-// Of numpy's types those that other people need: '<f4', '<f8', '<f2', '<i4', '<i8', '|u1'. Files are not
-// trusted: sizes are checked before anything is allocated.
+// Of numpy's types those that other people need: '<f4', '<f8', '<f2', '<i4', '<i8', '|u1', '<u2', '<u4'.
+// Files are not trusted: sizes are checked before anything is allocated.
 
 #include <algorithm>
 #include <bit>
@@ -49,8 +49,10 @@ struct NpyType {
   std::string_view descr;
 };
 inline constexpr NpyType npy_types[] = {{DType::F32, "<f4"}, {DType::F64, "<f8"}, {DType::F16, "<f2"},
-                                        {DType::I32, "<i4"}, {DType::I64, "<i8"}, {DType::U8, "|u1"}};
-inline constexpr std::string_view npy_supported = "float32, float64, float16, int32, int64, uint8";
+                                        {DType::I32, "<i4"}, {DType::I64, "<i8"}, {DType::U8, "|u1"},
+                                        {DType::U16, "<u2"}, {DType::U32, "<u4"}};
+inline constexpr std::string_view npy_supported =
+    "float32, float64, float16, int32, int64, uint8, uint16, uint32";
 inline constexpr std::string_view npy_magic = "\x93NUMPY";
 /// More dimensions than any numpy can handle.
 inline constexpr std::size_t npy_dimension_limit = 64;
@@ -178,38 +180,59 @@ class NpyHeaderParser {
 
 }  // namespace detail
 
-/// Reads an array. FileError if the file cannot be read, is not .npy, is in Fortran order or big-endian, has
-/// another type than the six above, or has more or fewer bytes than its shape needs.
+/// An open .npy file, mapped: nothing is read from disk before somebody looks at it.
+class NpyFile {
+ public:
+  /// FileError if the file cannot be read, is not .npy, is in Fortran order or big-endian, has another type
+  /// than the eight above, or has more or fewer bytes than its shape needs.
+  explicit NpyFile(const std::string& path) : file_(path), rest_(file_.bytes()) {
+    const std::size_t magic_size = detail::npy_magic.size();
+    check_file(rest_.size() >= magic_size + 2 &&
+                   std::memcmp(rest_.data(), detail::npy_magic.data(), magic_size) == 0,
+               path, "does not begin with '\\x93NUMPY' and a version; it is not a .npy file");
+    const int major = std::to_integer<int>(rest_[magic_size]),
+              minor = std::to_integer<int>(rest_[magic_size + 1]);
+    check_file(major >= 1 && major <= 3 && minor == 0, path, "has .npy format ", major, ".", minor,
+               "; supported: 1.0, 2.0 and 3.0");
+    rest_ = rest_.subspan(magic_size + 2);
+    read_header(major == 1 ? 2 : 4);
+
+    const auto expected = detail::tensor_bytes(dtype(), shape());
+    check_file(expected.has_value(), path, "shape ", shape_text(shape()), " of ", name_of(dtype()),
+               " has more than 2^63 bytes");
+    check_file(*expected == rest_.size(), path, "has ", rest_.size(), " bytes of data; expected ", *expected,
+               " for shape ", shape_text(shape()), " of ", name_of(dtype()));
+  }
+
+  const std::string& path() const { return file_.path(); }
+  DType dtype() const { return header_.dtype; }
+  const std::vector<std::int64_t>& shape() const { return header_.shape; }
+  /// The elements, row-major, not necessarily aligned; valid while the file is.
+  std::span<const std::byte> bytes() const { return rest_; }
+
+ private:
+  /// Takes the header's length, of so many bytes, and the header from rest_.
+  void read_header(std::size_t length_size) {
+    check_file(rest_.size() >= length_size, path(), "ends within the .npy header's length");
+    std::uint32_t length = 0;
+    std::memcpy(&length, rest_.data(), length_size);
+    rest_ = rest_.subspan(length_size);
+    check_file(length <= rest_.size(), path(), "announces a .npy header of ", length, " bytes, but only ",
+               rest_.size(), " bytes follow");
+    const std::string_view text(reinterpret_cast<const char*>(rest_.data()), length);
+    header_ = detail::NpyHeaderParser(text, path()).parse();
+    rest_ = rest_.subspan(length);
+  }
+
+  MappedFile file_;
+  std::span<const std::byte> rest_;  // what is not read yet; in the end the elements
+  detail::NpyHeader header_;
+};
+
+/// Reads an array. FileError as NpyFile.
 inline NpyArray load_npy(const std::string& path) {
-  const MappedFile file(path);
-  std::span<const std::byte> rest = file.bytes();
-  const std::size_t magic_size = detail::npy_magic.size();
-  check_file(
-      rest.size() >= magic_size + 2 && std::memcmp(rest.data(), detail::npy_magic.data(), magic_size) == 0,
-      path, "does not begin with '\\x93NUMPY' and a version; it is not a .npy file");
-  const int major = std::to_integer<int>(rest[magic_size]),
-            minor = std::to_integer<int>(rest[magic_size + 1]);
-  check_file(major >= 1 && major <= 3 && minor == 0, path, "has .npy format ", major, ".", minor,
-             "; supported: 1.0, 2.0 and 3.0");
-  rest = rest.subspan(magic_size + 2);
-
-  const std::size_t length_size = major == 1 ? 2 : 4;
-  check_file(rest.size() >= length_size, path, "ends within the .npy header's length");
-  std::uint32_t length = 0;
-  std::memcpy(&length, rest.data(), length_size);
-  rest = rest.subspan(length_size);
-  check_file(length <= rest.size(), path, "announces a .npy header of ", length, " bytes, but only ",
-             rest.size(), " bytes follow");
-  const std::string_view header_text(reinterpret_cast<const char*>(rest.data()), length);
-  detail::NpyHeader header = detail::NpyHeaderParser(header_text, path).parse();
-  rest = rest.subspan(length);
-
-  const auto expected = detail::tensor_bytes(header.dtype, header.shape);
-  check_file(expected.has_value(), path, "shape ", shape_text(header.shape), " of ", name_of(header.dtype),
-             " has more than 2^63 bytes");
-  check_file(*expected == rest.size(), path, "has ", rest.size(), " bytes of data; expected ", *expected,
-             " for shape ", shape_text(header.shape), " of ", name_of(header.dtype));
-  return {header.dtype, std::move(header.shape), {rest.begin(), rest.end()}};
+  const NpyFile file(path);
+  return {file.dtype(), file.shape(), {file.bytes().begin(), file.bytes().end()}};
 }
 
 /// Replaces or creates a .npy file (format 1.0) as a whole; `bytes` are the elements, row-major.

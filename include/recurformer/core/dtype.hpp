@@ -87,7 +87,7 @@ struct fp16 {
 };
 
 /// Element types of tensors in files and caches. The names are those of safetensors.
-enum class DType : std::uint8_t { F64, F32, BF16, F16, I64, I32, I16, I8, U8, BOOL };
+enum class DType : std::uint8_t { F64, F32, BF16, F16, I64, I32, I16, I8, U32, U16, U8, BOOL };
 
 namespace detail {
 struct DTypeRow {
@@ -96,9 +96,9 @@ struct DTypeRow {
   std::size_t bytes;
 };
 inline constexpr DTypeRow dtype_rows[] = {
-    {DType::F64, "F64", 8}, {DType::F32, "F32", 4},  {DType::BF16, "BF16", 2}, {DType::F16, "F16", 2},
-    {DType::I64, "I64", 8}, {DType::I32, "I32", 4},  {DType::I16, "I16", 2},   {DType::I8, "I8", 1},
-    {DType::U8, "U8", 1},   {DType::BOOL, "BOOL", 1}};
+    {DType::F64, "F64", 8}, {DType::F32, "F32", 4}, {DType::BF16, "BF16", 2}, {DType::F16, "F16", 2},
+    {DType::I64, "I64", 8}, {DType::I32, "I32", 4}, {DType::I16, "I16", 2},   {DType::I8, "I8", 1},
+    {DType::U32, "U32", 4}, {DType::U16, "U16", 2}, {DType::U8, "U8", 1},     {DType::BOOL, "BOOL", 1}};
 }  // namespace detail
 
 /// "BF16" for DType::BF16, and so on.
@@ -128,6 +128,10 @@ template <>
 inline constexpr DType dtype_of<std::int16_t> = DType::I16;
 template <>
 inline constexpr DType dtype_of<std::int8_t> = DType::I8;
+template <>
+inline constexpr DType dtype_of<std::uint32_t> = DType::U32;
+template <>
+inline constexpr DType dtype_of<std::uint16_t> = DType::U16;
 template <>
 inline constexpr DType dtype_of<std::uint8_t> = DType::U8;
 template <>
