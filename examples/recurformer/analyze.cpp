@@ -84,7 +84,8 @@ void add_swap_scores(const AnalyzeOptions& options, Model& model, const rf::Mixe
 
 void analyze(const AnalyzeOptions& options) {
   const auto [device, why] = choose_device(options.device, options.model);
-  const auto text = rf::TokenText::of_bytes(read_documents(options.data.text));
+  const TextCodec codec(options.model, rf::read_model_config(options.model));
+  const rf::TokenText text = options.data.read(codec);
   const rf::MixedData data = options.data.mixed(text, options.seed);
   rf::AnalysisDocument document;
   if (device != "cpu") document.analysis = analyse_on_device(options, device, data);

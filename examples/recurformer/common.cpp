@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 
 #include "recurformer/checkpoint/atomic_file.hpp"
@@ -27,27 +26,6 @@ void use_cpu(const CommonOptions& options, const std::string& why) {
 
 void write_results(const CommonOptions& options, const nlohmann::json& results) {
   if (!options.json.empty()) rf::write_file_atomically(options.json, results.dump(1) + "\n");
-}
-
-std::vector<std::string> read_documents(const std::string& path) {
-  namespace fs = std::filesystem;
-  rf::check_file(fs::exists(path), path,
-                 "no such file or folder; --text needs a text file or a folder of them");
-  std::vector<std::string> files;
-  if (fs::is_directory(path)) {
-    for (const auto& entry : fs::recursive_directory_iterator(path))
-      if (entry.is_regular_file()) files.push_back(entry.path().string());
-    std::sort(files.begin(), files.end());
-  } else {
-    files.push_back(path);
-  }
-  std::vector<std::string> documents;
-  for (const auto& file : files) {
-    std::string content = rf::read_text_file(file);
-    if (content.find('\0') == std::string::npos) documents.push_back(std::move(content));
-  }
-  rf::check_file(!documents.empty(), path, "contains no text files");
-  return documents;
 }
 
 std::string default_text() { return RECURFORMER_DEFAULT_TEXT; }
@@ -76,6 +54,12 @@ void Progress::update(std::int64_t done, const std::string& details) {
     std::fprintf(stderr, "%s\n", line.c_str());
   }
   std::fflush(stderr);
+}
+
+void LateProgress::update(std::int64_t done, std::int64_t total) {
+  if (!shown_ && (watch_.seconds() < 2 || done >= total)) return;
+  if (!shown_) shown_.emplace(what_, total, done);
+  shown_->update(done);
 }
 
 std::string bytes_text(std::int64_t bytes) {

@@ -7,8 +7,9 @@
 #include <chrono>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "engine.hpp"
 #include "recurformer/checkpoint/model_files.hpp"
@@ -31,9 +32,6 @@ void use_cpu(const CommonOptions& options, const std::string& why = {});
 
 /// Writes `results` where --json says, if it was given.
 void write_results(const CommonOptions& options, const nlohmann::json& results);
-
-/// The text files of a folder, sorted by path, or a single file. Files with zero bytes in them are not text.
-std::vector<std::string> read_documents(const std::string& path);
 
 /// The C++ standard library headers of the compiler that built this program: real text on every machine that
 /// can build it.
@@ -66,6 +64,19 @@ class Progress {
   Stopwatch watch_;
   double last_shown_ = -1e9;
   bool line_open_ = false;
+};
+
+/// Progress of work that is mostly quick, whose size it tells itself: shown from the third second on.
+class LateProgress {
+ public:
+  explicit LateProgress(std::string what) : what_(std::move(what)) {}
+  /// After `done` of `total`.
+  void update(std::int64_t done, std::int64_t total);
+
+ private:
+  std::string what_;
+  Stopwatch watch_;
+  std::optional<Progress> shown_;
 };
 
 /// "12.3 MiB".

@@ -3,6 +3,7 @@
 #include "commands.hpp"
 #include "model_io.hpp"
 #include "recurformer/checkpoint/plan_file.hpp"
+#include "recurformer/checkpoint/tokenizer_files.hpp"
 #include "recurformer/plan/analysis_file.hpp"
 #include "steps.hpp"
 
@@ -21,7 +22,8 @@ void convert(const ConvertOptions& options) {
   if (!options.analysis.empty())
     profiles = rf::profiles_of(rf::read_analysis(options.analysis, original.shape()).analysis);
   Model converted = rf::convert_model(original, plan.plan, profiles, options.seed);
-  save(converted, options.out);
+  save(converted, options.out, rf::read_model_config(options.model));
+  rf::copy_tokenizer_files(options.model, options.out);
   const nlohmann::json before = cache_json(original), after = cache_json(converted);
   for (const std::int64_t context : quoted_contexts) {
     const std::int64_t old_bytes = original.cache_layout().bytes(context),

@@ -3,15 +3,17 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 
 #include "common.hpp"
+#include "text_codec.hpp"
 
 namespace cli {
 
 /// What a model is trained and measured on: rows of text, some of them fixed-lag copies.
 struct DataOptions {
-  std::string text = default_text();
+  std::string text = default_text(), text_field = "text";
   std::int64_t rows = 8, length = 256, copy_rows = 2, copy_lag = 64;
 
   /// Throws ArgumentError, naming the option, unless they go together.
@@ -20,9 +22,19 @@ struct DataOptions {
     rf::check(copy_lag < length, "--copy-lag is ", copy_lag, "; it must be smaller than --length, ", length);
   }
 
-  rf::MixedData mixed(const rf::TokenText& bytes, std::uint64_t seed) const {
+  /// The tokens of --text for a model with this codec, with progress where that takes long.
+  rf::TokenText read(const TextCodec& codec) const {
+    rf::check_file(std::filesystem::exists(text), text,
+                   "no such file or folder; --text needs a file of text or tokens, or a folder of them");
+    LateProgress progress("read bytes of text");
+    const auto update = [&](std::int64_t done, std::int64_t total) { progress.update(done, total); };
+    return rf::TokenText(
+        rf::read_tokens(text, codec.encoder(), {.text_field = text_field, .progress = update}));
+  }
+
+  rf::MixedData mixed(const rf::TokenText& tokens, std::uint64_t seed) const {
     validate();
-    return {.text = &bytes,
+    return {.text = &tokens,
             .rows = rows,
             .length = length,
             .copy_rows = copy_rows,
@@ -31,9 +43,13 @@ struct DataOptions {
   }
 };
 
-/// Adds --text, --rows, --length, --copy-rows and --copy-lag to a command.
+/// Adds --text, --text-field, --rows, --length, --copy-rows and --copy-lag to a command.
 inline void add_data_options(CLI::App& command, DataOptions& options) {
-  command.add_option("--text", options.text, "Text file, or a folder of them")->capture_default_str();
+  command
+      .add_option("--text", options.text, "Text, .jsonl with texts, .npy with tokens, or a folder of them")
+      ->capture_default_str();
+  command.add_option("--text-field", options.text_field, "Where the text is in the objects of .jsonl files")
+      ->capture_default_str();
   command.add_option("--rows", options.rows, "Rows per batch")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -57,7 +57,7 @@ class Demo {
   explicit Demo(const DemoOptions& options)
       : options_(options),
         sizes_(sizes(options.quick)),
-        text_(rf::TokenText::of_bytes(read_documents(options.data.text))),
+        text_(options.data.read(TextCodec())),
         original_(shape(), attention_plan()) {
     std::filesystem::create_directories(options.out);
   }
@@ -117,7 +117,7 @@ class Demo {
     rf::initialise(original_.weights(), options_.seed);
     rf::Trainer<Model> trainer(original_, {.steps = sizes_.original_steps, .rate = 2e-3});
     add_curve("original", train(trainer, data(0), "original"), false);
-    save(original_, options_.out + "/original");
+    save(original_, options_.out + "/original", byte_config());
   }
 
   void train_original_on() {
@@ -164,7 +164,7 @@ class Demo {
 
   /// What the report shows of the arm it is about: its plan, files, a sample, and growth with the context.
   void finish_main_arm(Model& model, const rf::Plan& plan) {
-    save(model, options_.out + "/recurformer");
+    save(model, options_.out + "/recurformer", byte_config());
     rf::write_analysis({.analysis = analysis_, .swap = {}, .swap_replacement = {}},
                        options_.out + "/analysis.json");
     rf::write_plan(
@@ -219,16 +219,17 @@ class Demo {
   void add_row(const std::string& key, const std::string& name, Model& model, std::int64_t tokens) {
     const Quality quality = evaluate(model, text_, options_.data.length, options_.data.copy_lag,
                                      options_.seed, sizes_.text_rows, sizes_.copy_rows);
+    const double bits = quality.text.bits_per_byte(quality.text.tokens);
     const Speed speed = measure_speed(model, text_, sizes_.speed_context, sizes_.decoded_tokens);
     report_["rows"].push_back({{"name", name},
                                {"key", key},
-                               {"bits_per_byte", quality.bits_per_byte},
+                               {"bits_per_byte", bits},
                                {"copy_recall", quality.copy_recall},
                                {"cache_bytes", cache_json(model)},
                                {"prefill_tokens_per_second", speed.prefill},
                                {"decode_tokens_per_second", speed.decode},
                                {"tokens_trained", tokens}});
-    std::fprintf(stderr, "%s: %.4f bits per byte, copy recall %.3f\n", name.c_str(), quality.bits_per_byte,
+    std::fprintf(stderr, "%s: %.4f bits per byte, copy recall %.3f\n", name.c_str(), bits,
                  quality.copy_recall);
   }
 

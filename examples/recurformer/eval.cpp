@@ -17,13 +17,18 @@ struct EvalOptions : CommonOptions {
 
 void eval(const EvalOptions& options) {
   options.data.validate();
+  const rf::ModelConfig config = rf::read_model_config(options.model);
+  const TextCodec codec(options.model, config);
   Model model = load(options.model);
-  const auto text = rf::TokenText::of_bytes(read_documents(options.data.text));
+  const rf::TokenText text = options.data.read(codec);
   use_cpu(options);
-  const rf::TextScore score = rf::evaluate_text(model, text, options.data.length, options.text_rows);
-  std::printf("bits per byte   %.4f  (%lld held-out bytes)\n", score.bits_per_byte(score.tokens),
+  LateProgress progress("eval rows of text");
+  const rf::TextScore score =
+      rf::evaluate_text(model, text, options.data.length, options.text_rows,
+                        [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });
+  nlohmann::json results;
+  std::printf("%s  (%lld held-out tokens)\n", score_text(score, text, codec, results).c_str(),
               static_cast<long long>(score.tokens));
-  nlohmann::json results = {{"bits_per_byte", score.bits_per_byte(score.tokens)}, {"bytes", score.tokens}};
   const auto task = [&](const char* name, const auto& definition, rf::Scoring scoring) {
     const rf::TaskScore task_score =
         rf::evaluate_task(model, definition, rf::Split::held_out, options.task_rows, options.seed, scoring);
@@ -34,8 +39,10 @@ void eval(const EvalOptions& options) {
   task("copy", rf::CopyTask{.row_length = options.data.length, .lag = options.data.copy_lag},
        rf::Scoring::per_token);
   task("mqar", rf::MqarTask{.row_length = options.data.length, .vocabulary = 256}, rf::Scoring::per_token);
-  task("hash-hop-1", rf::HashHopTask{}, rf::Scoring::whole_answers);
-  task("hash-hop-2", rf::HashHopTask{.chains = 4, .hops = 2}, rf::Scoring::whole_answers);
+  if (codec.is_bytes()) {  // its rows are text, letter by letter
+    task("hash-hop-1", rf::HashHopTask{}, rf::Scoring::whole_answers);
+    task("hash-hop-2", rf::HashHopTask{.chains = 4, .hops = 2}, rf::Scoring::whole_answers);
+  }
   write_results(options, results);
 }
 
@@ -43,8 +50,9 @@ void eval(const EvalOptions& options) {
 
 void add_eval(CLI::App& program) {
   auto options = std::make_shared<EvalOptions>();
-  auto* command =
-      program.add_subcommand("eval", "Bits per byte on held-out text; recall on copies, MQAR and HashHop");
+  auto* command = program.add_subcommand(
+      "eval",
+      "Loss on held-out text, per token and per byte; recall on copies, MQAR and, for bytes, HashHop");
   command->footer("Example: recurformer eval runs/hybrid --text book.txt --json eval.json");
   command->add_option("model", options->model, "Model folder")->required();
   add_data_options(*command, options->data);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 
@@ -6,7 +7,9 @@
 #include "model_io.hpp"
 #include "recurformer/checkpoint/atomic_file.hpp"
 #include "recurformer/checkpoint/cache_file.hpp"
+#include "recurformer/model/text_stream.hpp"
 #include "steps.hpp"
+#include "text_codec.hpp"
 
 namespace cli {
 
@@ -15,42 +18,52 @@ namespace {
 struct GenerateOptions : CommonOptions {
   std::string model, prompt = "#include <", prompt_file, load_cache, save_cache, device = "auto";
   std::int64_t tokens = 200;
+  bool ignore_eos = false;
   rf::SamplingOptions sampling{.temperature = 0.8, .top_p = 0.95};
 };
 
-void check_bytes(int vocabulary) {
-  rf::check(vocabulary == 256, "generate works on models of bytes (a vocabulary of 256); this one has ",
-            vocabulary);
-}
-
-/// Prints the text as it is drawn, and keeps time.
+/// Prints the text as it is drawn, whole characters only, and keeps time.
 class Output {
  public:
-  explicit Output(std::string prompt) : prompt_(std::move(prompt)) {}
+  /// Generation stops after one of `ends`.
+  Output(const TextCodec& codec, std::string prompt, std::vector<rf::Token> ends)
+      : prompt_(std::move(prompt)),
+        ends_(std::move(ends)),
+        stream_([&](std::span<const rf::Token> tokens) { return codec.decode(tokens); }) {}
 
   /// The model is loaded: the prompt is about to be read.
-  void start() {
+  void start(std::span<const rf::Token> prompt) {
     std::fwrite(prompt_.data(), 1, prompt_.size(), stdout);
+    stream_.start_after(prompt);
     watch_ = {};
   }
   bool operator()(rf::Token token) {
-    if (text_.empty()) first_token_ = watch_.seconds();
-    text_.push_back(static_cast<char>(token));
+    if (tokens_.empty()) first_token_ = watch_.seconds();
+    tokens_.push_back(token);
     last_token_ = watch_.seconds();
-    std::fputc(token, stdout);
-    std::fflush(stdout);
+    if (std::find(ends_.begin(), ends_.end(), token) != ends_.end()) return false;
+    print(stream_.add(token));
     return true;
   }
+  /// All tokens were drawn.
+  void finish() { print(stream_.finish() + "\n"); }
 
-  const std::string& text() const { return text_; }
+  const std::vector<rf::Token>& tokens() const { return tokens_; }
   double first_token_seconds() const { return first_token_; }
   double tokens_per_second() const {
     const double rest = last_token_ - first_token_;
-    return text_.size() > 1 ? static_cast<double>(text_.size() - 1) / rest : 0;
+    return tokens_.size() > 1 ? static_cast<double>(tokens_.size() - 1) / rest : 0;
   }
 
  private:
-  std::string prompt_, text_;
+  static void print(const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  std::string prompt_;
+  std::vector<rf::Token> ends_, tokens_;
+  rf::TextStream stream_;
   Stopwatch watch_;
   double first_token_ = 0, last_token_ = 0;
 };
@@ -65,12 +78,11 @@ CacheSize generate_on_cpu(const GenerateOptions& options, const std::string& why
                           std::span<const rf::Token> prompt, const rf::SamplingOptions& sampling,
                           Output& output) {
   Model model = load(options.model);
-  check_bytes(model.shape().vocabulary);
   model.pack();
   rf::Cache cache = model.make_cache();
   if (!options.load_cache.empty()) rf::load_cache(cache, options.load_cache);
   use_cpu(options, why);
-  output.start();
+  output.start(prompt);
   rf::generate(model, cache, prompt, options.tokens, sampling, std::ref(output));
   if (!options.save_cache.empty()) rf::save_cache(cache, options.save_cache);
   return {cache.length(), cache.bytes()};
@@ -80,10 +92,9 @@ CacheSize generate_on_device(const GenerateOptions& options, const std::string& 
                              std::span<const rf::Token> prompt, const rf::SamplingOptions& sampling,
                              Output& output) {
   const auto model = load_on_device(options.model, device);
-  check_bytes(model->shape().vocabulary);
   if (!options.load_cache.empty()) model->load_cache(options.load_cache);
   use_device(*model);
-  output.start();
+  output.start(prompt);
   model->generate(prompt, options.tokens, sampling, std::ref(output));
   if (!options.save_cache.empty()) model->save_cache(options.save_cache);
   return {model->cache_tokens(), model->cache_bytes()};
@@ -92,30 +103,31 @@ CacheSize generate_on_device(const GenerateOptions& options, const std::string& 
 void generate(const GenerateOptions& options) {
   const std::string prompt =
       options.prompt_file.empty() ? options.prompt : rf::read_text_file(options.prompt_file);
-  std::vector<rf::Token> tokens;
-  for (const char c : prompt) tokens.push_back(static_cast<unsigned char>(c));
   rf::SamplingOptions sampling = options.sampling;
   sampling.seed = options.seed;
-  rf::check(!tokens.empty(), "the prompt is empty; generate needs at least one byte to go on from");
   (void)rf::Sampler(sampling);  // wrong options are errors before anything is loaded
+  const TextCodec codec(options.model, rf::read_model_config(options.model));
+  const std::vector<rf::Token> tokens = codec.encode_prompt(prompt, options.load_cache.empty());
+  rf::check(!tokens.empty(), "the prompt is empty; generate needs at least one token to go on from");
 
   const auto [device, why] = choose_device(options.device, options.model);
-  Output output(prompt);
+  Output output(codec, prompt, options.ignore_eos ? std::vector<rf::Token>() : codec.end_tokens());
   const CacheSize cache = device == "cpu" ? generate_on_cpu(options, why, tokens, sampling, output)
                                           : generate_on_device(options, device, tokens, sampling, output);
-  std::printf("\n");
+  output.finish();
   std::fprintf(
       stderr,
       "prompt: %zu tokens, first token after %.3f s; %.0f tokens/s after that; cache: %lld tokens, %s\n",
       tokens.size(), output.first_token_seconds(), output.tokens_per_second(),
       static_cast<long long>(cache.tokens), bytes_text(cache.bytes).c_str());
-  write_results(options,
-                {{"device", device},
-                 {"prompt_tokens", tokens.size()},
-                 {"text_bytes", std::vector<unsigned char>(output.text().begin(), output.text().end())},
-                 {"first_token_seconds", output.first_token_seconds()},
-                 {"decode_tokens_per_second", output.tokens_per_second()},
-                 {"cache_bytes", cache.bytes}});
+  const std::string text = codec.decode(output.tokens());
+  write_results(options, {{"device", device},
+                          {"prompt_tokens", tokens.size()},
+                          {"tokens", output.tokens()},
+                          {"text_bytes", std::vector<unsigned char>(text.begin(), text.end())},
+                          {"first_token_seconds", output.first_token_seconds()},
+                          {"decode_tokens_per_second", output.tokens_per_second()},
+                          {"cache_bytes", cache.bytes}});
 }
 
 }  // namespace
@@ -133,6 +145,7 @@ void add_generate(CLI::App& program) {
   command->add_option("--tokens", options->tokens, "Tokens to draw")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command->add_flag("--ignore-eos", options->ignore_eos, "Go on after a token that ends a text");
   command->add_option("--temperature", options->sampling.temperature, "0 is greedy")->capture_default_str();
   command->add_option("--top-k", options->sampling.top_k, "Draw among the k most likely tokens; 0: all")
       ->capture_default_str();

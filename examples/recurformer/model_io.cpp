@@ -19,10 +19,18 @@ Model load(const std::string& folder) {
   return model;
 }
 
-void save(Model& model, const std::string& folder) {
+void save(Model& model, const std::string& folder, const rf::ModelConfig& like) {
   rf::ModelConfig config = rf::model_config(model);
-  config.byte_vocabulary = true;
+  config.max_positions = like.max_positions;
+  config.byte_vocabulary = like.byte_vocabulary;
+  config.other = like.other;
   rf::save_model(model.weights(), config, folder);
+}
+
+rf::ModelConfig byte_config() {
+  rf::ModelConfig config;
+  config.byte_vocabulary = true;
+  return config;
 }
 
 std::vector<std::string> replacement_mixers() {

@@ -13,8 +13,11 @@ namespace cli {
 /// converts.
 Model load(const std::string& folder);
 
-/// Writes a model of bytes to a folder.
-void save(Model& model, const std::string& folder);
+/// Writes a model to a folder. What config.json says beside sizes and plan is that of `like`.
+void save(Model& model, const std::string& folder, const rf::ModelConfig& like);
+
+/// The config of a new model of bytes, as far as `save` asks for it.
+rf::ModelConfig byte_config();
 
 /// The mixers that heads can be replaced by: those of the program whose cache does not grow.
 std::vector<std::string> replacement_mixers();

@@ -47,11 +47,23 @@ rf::ModelAnalysis analyse(Model& model, const rf::MixedData& data, std::int64_t 
 
 Quality evaluate(Model& model, const rf::TokenText& text, std::int64_t length, std::int64_t copy_lag,
                  std::uint64_t seed, std::int64_t text_rows, std::int64_t copy_rows) {
-  const rf::TextScore score = rf::evaluate_text(model, text, length, text_rows);
-  return {.bits_per_byte = score.bits_per_byte(score.tokens),
+  return {.text = rf::evaluate_text(model, text, length, text_rows),
           .copy_recall = rf::evaluate_task(model, rf::CopyTask{.row_length = length, .lag = copy_lag},
                                            rf::Split::held_out, copy_rows, seed)
                              .accuracy()};
+}
+
+std::string score_text(const rf::TextScore& score, const rf::TokenText& text, const TextCodec& codec,
+                       nlohmann::json& results) {
+  std::string out = "loss " + fixed(score.loss, 4) + " per token, perplexity " + fixed(score.perplexity(), 2);
+  results["loss_per_token"] = score.loss;
+  results["perplexity"] = score.perplexity();
+  results["tokens"] = score.tokens;
+  const auto bytes = predicted_bytes(score, text, codec);
+  if (!bytes || *bytes == 0) return out;
+  results["bits_per_byte"] = score.bits_per_byte(*bytes);
+  results["bytes"] = *bytes;
+  return out + ", bits per byte " + fixed(score.bits_per_byte(*bytes), 4);
 }
 
 namespace {

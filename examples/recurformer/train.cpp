@@ -4,6 +4,7 @@
 #include "commands.hpp"
 #include "data_options.hpp"
 #include "model_io.hpp"
+#include "recurformer/checkpoint/tokenizer_files.hpp"
 #include "recurformer/core/fingerprint.hpp"
 #include "recurformer/train/checkpointing.hpp"
 #include "steps.hpp"
@@ -73,12 +74,15 @@ bool has_own_parameters(const Model& model) {
 }
 
 void train_command(const TrainCommandOptions& options) {
-  const auto text = rf::TokenText::of_bytes(read_documents(options.data.text));
-  Model model = options.from.empty()
+  const bool is_new = options.from.empty();
+  const rf::ModelConfig config = is_new ? byte_config() : rf::read_model_config(options.from);
+  const TextCodec codec = is_new ? TextCodec() : TextCodec(options.from, config);
+  const rf::TokenText text = options.data.read(codec);
+  Model model = is_new
                     ? Model(options.shape, rf::uniform_plan({"attention", "fp32", {}}, options.shape.layers,
                                                             options.shape.layer.kv_groups))
                     : load(options.from);
-  if (options.from.empty()) rf::initialise(model.weights(), options.seed);
+  if (is_new) rf::initialise(model.weights(), options.seed);
   std::optional<Model> original;
   if (!options.original.empty()) original.emplace(load(options.original));
   Model* teacher = original ? &*original : nullptr;
@@ -108,7 +112,7 @@ void train_command(const TrainCommandOptions& options) {
     matching.new_rate = options.stage1_rate;
     stages.push_back({"stage 1", "stage1", matching, data(1), saved("stage1")});
   }
-  stages.push_back({"train", "train", train_options, data(options.from.empty() ? 0 : 2), saved("training")});
+  stages.push_back({"train", "train", train_options, data(is_new ? 0 : 2), saved("training")});
   for (const Stage& stage : stages)
     if (std::filesystem::exists(stage.saved.path))
       rf::check_training_state(stage.saved.run, stage.saved.path);
@@ -118,7 +122,7 @@ void train_command(const TrainCommandOptions& options) {
     rf::Trainer<Model> trainer(model, stage.options, teacher);
     if (&stage == &stages.front()) {  // every input is there and fits
       use_cpu(options);
-      std::printf("%lld parameters, %lld training bytes, %lld held out\n",
+      std::printf("%lld parameters, %lld training tokens, %lld held out\n",
                   static_cast<long long>(parameter_count(model)), static_cast<long long>(text.train().size()),
                   static_cast<long long>(text.held_out().size()));
       std::filesystem::create_directories(options.out);
@@ -126,12 +130,12 @@ void train_command(const TrainCommandOptions& options) {
     for (const LossPoint& point : train(trainer, stage.data, stage.label, stage.saved))
       results[stage.result].push_back({point.tokens, point.loss});
   }
-  save(model, options.out);
+  save(model, options.out, config);
+  if (!is_new) rf::copy_tokenizer_files(options.from, options.out);
   const Quality quality =
       evaluate(model, text, options.data.length, options.data.copy_lag, options.seed, 256, 64);
-  std::printf("bits per byte %.4f, copy recall %.4f\nwrote %s\n", quality.bits_per_byte, quality.copy_recall,
-              options.out.c_str());
-  results["bits_per_byte"] = quality.bits_per_byte;
+  std::printf("%s, copy recall %.4f\nwrote %s\n", score_text(quality.text, text, codec, results).c_str(),
+              quality.copy_recall, options.out.c_str());
   results["copy_recall"] = quality.copy_recall;
   write_results(options, results);
 }

@@ -15,10 +15,12 @@ using Tokens = std::vector<std::int32_t>;
 
 TEST_CASE("the files of a tokenizer go where the model goes, those that are there") {
   const TemporaryFolder from, to;
+  CHECK(!rf::find_tokenizer(from.path().string()).has_value());
   from.write("tokenizer.json", "{\"a\": 1}");
   from.write("generation_config.json", "");
   from.write("other.json", "{}");
   rf::copy_tokenizer_files(from.path().string(), to.path().string());
+  REQUIRE(rf::find_tokenizer(to.path().string()) == to / "tokenizer.json");
   CHECK(rf::read_text_file(to / "tokenizer.json") == "{\"a\": 1}");
   CHECK(rf::read_text_file(to / "generation_config.json").empty());
   CHECK(!std::filesystem::exists(to.path() / "other.json"));

@@ -54,6 +54,11 @@ inline std::vector<std::int32_t> read_end_tokens_of(const std::string& path) {
 
 }  // namespace detail
 
+/// The path of a folder's tokenizer.json, if there is one.
+inline std::optional<std::string> find_tokenizer(const std::string& folder) {
+  return detail::existing_file(folder, tokenizer_files[0]);
+}
+
 /// Copies those of tokenizer_files that are there from one model's folder to another's, which exists.
 inline void copy_tokenizer_files(const std::string& from, const std::string& to) {
   for (const std::string_view name : tokenizer_files)
