@@ -191,22 +191,17 @@ ModelConfig model_config(const M& model) {
 namespace detail {
 
 /// Sizes, and of every layer what `of_kind` says of each KV group's KindChoice.
-template <class Set, class P, class OfKind>
-std::string sizes_and_groups(const ModelWeights<Set, P>& weights, OfKind&& of_kind) {
-  const LayerShape& shape = weights.shape.layer;
-  std::string out =
-      text("vocabulary=", weights.shape.vocabulary, " tied_embeddings=", weights.shape.tied_embeddings,
-           " d_model=", shape.d_model, " d_head=", shape.d_head, " kv_groups=", shape.kv_groups,
-           " queries_per_group=", shape.queries_per_group, " d_ff=", shape.d_ff,
-           shape.qk_norm ? " qk_norm=true" : "", " layers:");
-  for (const auto& layer : weights.layers) {
-    std::vector<std::string> groups(static_cast<std::size_t>(shape.kv_groups));
-    layer.for_each_run([&]<class Of>(std::size_t, const RunWeights<Of>& run) {
-      for (const int group : run.groups)
-        groups[static_cast<std::size_t>(group)] = of_kind(kind_choice<Of>(run.mixer));
-    });
+template <class OfKind>
+std::string sizes_and_groups(const ModelShape& model, const Plan& plan, OfKind&& of_kind) {
+  const LayerShape& shape = model.layer;
+  std::string out = text("vocabulary=", model.vocabulary, " tied_embeddings=", model.tied_embeddings,
+                         " d_model=", shape.d_model, " d_head=", shape.d_head, " kv_groups=", shape.kv_groups,
+                         " queries_per_group=", shape.queries_per_group, " d_ff=", shape.d_ff,
+                         shape.qk_norm ? " qk_norm=true" : "", " layers:");
+  for (const auto& kind_of_group : plan.kind_of_group) {
     out += " [";
-    for (std::size_t group = 0; group < groups.size(); ++group) out += (group > 0 ? " " : "") + groups[group];
+    for (std::size_t group = 0; group < kind_of_group.size(); ++group)
+      out += (group > 0 ? " " : "") + of_kind(plan.kinds[static_cast<std::size_t>(kind_of_group[group])]);
     out += "]";
   }
   return out;
@@ -216,13 +211,35 @@ inline std::string rope_text(const RopeScaling& scaling) {
   return scaling == RopeScaling{} ? "" : text(" rope_scaling=", rope_scaling_json(scaling).dump());
 }
 
+/// The plan that weights were made for.
+template <class... K, class P>
+Plan plan_of(const ModelWeights<Kinds<K...>, P>& weights) {
+  BoundPlan<Kinds<K...>> plan;
+  for (const auto& layer : weights.layers) {
+    auto& kind_of_group =
+        plan.kind_of_group.emplace_back(static_cast<std::size_t>(weights.shape.layer.kv_groups));
+    layer.for_each_run([&](std::size_t kind, const auto& run) {
+      for (const int group : run.groups)
+        kind_of_group[static_cast<std::size_t>(group)] = static_cast<int>(kind);
+    });
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      ((std::get<I>(plan.mixers) = std::get<I>(layer.runs).mixer), ...);
+    }
+    (std::index_sequence_for<K...>{});
+  }
+  return named_plan(plan);
+}
+
 }  // namespace detail
 
 /// What a model's tensors are: its sizes, and every KV group's mixer. Equal texts: the tensors of one model
 /// fit the other and mean the same there.
+inline std::string tensors_text(const ModelShape& shape, const Plan& plan) {
+  return detail::sizes_and_groups(shape, plan, [](const KindChoice& kind) { return kind.mixer; });
+}
 template <class Set, class P>
 std::string tensors_text(const ModelWeights<Set, P>& weights) {
-  return detail::sizes_and_groups(weights, [](const KindChoice& kind) { return kind.mixer; });
+  return tensors_text(weights.shape, detail::plan_of(weights));
 }
 
 /// What a model computes with them: the same with the mixers' options, and what else config.json says. Not
@@ -230,7 +247,7 @@ std::string tensors_text(const ModelWeights<Set, P>& weights) {
 template <class Set, class P>
 std::string model_text(const ModelWeights<Set, P>& weights) {
   const LayerShape& shape = weights.shape.layer;
-  return detail::sizes_and_groups(weights,
+  return detail::sizes_and_groups(weights.shape, detail::plan_of(weights),
                                   [](const KindChoice& kind) {
                                     std::string out = kind.mixer;
                                     for (const auto& [option, value] : kind.options)

@@ -61,17 +61,7 @@ class Model {
   const Weights& weights() const { return weights_; }
 
   /// The plan by names, as written to files.
-  Plan named_plan() const {
-    Plan out;
-    [&]<class... K>(rf::Kinds<K...>) {
-      [&]<std::size_t... I>(std::index_sequence<I...>) {
-        (out.kinds.push_back(kind_choice<K>(std::get<I>(plan_.mixers))), ...);
-      }
-      (std::index_sequence_for<K...>{});
-    }(Kinds{});
-    out.kind_of_group = plan_.kind_of_group;
-    return out;
-  }
+  Plan named_plan() const { return rf::named_plan(plan_); }
 
   CacheLayout cache_layout() const {
     CacheLayout out;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -242,74 +243,95 @@ void clear(ModelWeights<Set, Fp32>& gradients) {
     std::fill_n(static_cast<float*>(gradient.data), gradient.size, 0.0f);
 }
 
+namespace detail {
+
+template <class T>
+void add_matrix(std::vector<FileTensor>& out, const std::string& name, T* data, std::int64_t rows,
+                std::int64_t columns) {
+  if (rows * columns > 0)
+    out.push_back({name, {rows, columns}, dtype_of<T>, {{dtype_of<T>, data, rows * columns}}});
+}
+inline void add_vector(std::vector<FileTensor>& out, const std::string& name, std::vector<float>& values) {
+  const auto size = static_cast<std::int64_t>(values.size());
+  if (size > 0) out.push_back({name, {size}, DType::F32, {{DType::F32, values.data(), size}}});
+}
+
+inline constexpr std::string_view embedding_tensor = "model.embed_tokens.weight";
+inline constexpr std::string_view final_norm_tensor = "model.norm.weight";
+inline constexpr std::string_view head_tensor = "lm_head.weight";
+inline std::string layer_prefix(std::size_t layer) { return text("model.layers.", layer, "."); }
+
+/// The tensors of a layer's mixers.
+template <class Set, class P>
+void add_mixer_tensors(LayerWeights<Set, P>& layer, const HeadShape& shape, const std::string& prefix,
+                       std::vector<FileTensor>& out) {
+  struct GroupPiece {
+    int group;
+    FilePiece piece;
+  };
+  struct Gathered {
+    FileTensor tensor;
+    std::vector<GroupPiece> pieces;
+  };
+  std::vector<Gathered> gathered;
+  layer.for_each_run([&](std::size_t, auto& run) {
+    for_each_group_slice(run, shape, [&](const ParameterSpec& parameter, std::size_t g, auto* data) {
+      const std::string name = prefix + std::string(run.mixer.module) + "." + std::string(parameter.name);
+      const DType dtype = dtype_of<std::remove_cvref_t<decltype(*data)>>;
+      auto found = std::find_if(gathered.begin(), gathered.end(),
+                                [&](const Gathered& one) { return one.tensor.name == name; });
+      if (found == gathered.end()) {
+        FileTensor tensor{name, {0}, dtype, {}};
+        if (parameter.slice.rank == 2) tensor.shape.push_back(parameter.slice.columns);
+        found = gathered.insert(gathered.end(), Gathered{std::move(tensor), {}});
+      }
+      found->tensor.shape[0] += parameter.group_rows(shape);
+      found->pieces.push_back({run.groups[g], {dtype, data, parameter.group_size(shape)}});
+    });
+  });
+  for (Gathered& one : gathered) {
+    std::sort(one.pieces.begin(), one.pieces.end(),
+              [](const GroupPiece& a, const GroupPiece& b) { return a.group < b.group; });
+    for (const GroupPiece& piece : one.pieces) one.tensor.pieces.push_back(piece.piece);
+    out.push_back(std::move(one.tensor));
+  }
+}
+
+/// All tensors of a layer.
+template <class Set, class P>
+void add_layer_tensors(LayerWeights<Set, P>& layer, const LayerShape& shape, std::size_t index,
+                       std::vector<FileTensor>& out) {
+  const std::string prefix = layer_prefix(index);
+  add_vector(out, prefix + "input_layernorm.weight", layer.mixer_norm);
+  add_vector(out, prefix + "self_attn.q_norm.weight", layer.query_norm);
+  add_vector(out, prefix + "self_attn.k_norm.weight", layer.key_norm);
+  add_mixer_tensors(layer, shape.head_shape(), prefix, out);
+  add_matrix(out, prefix + "self_attn.o_proj.weight", layer.output.data(), layer.output.out(),
+             layer.output.in());
+  add_vector(out, prefix + "post_attention_layernorm.weight", layer.mlp_norm);
+  if (shape.d_ff == 0) return;
+  auto* const gate = layer.gate_up.data();
+  add_matrix(out, prefix + "mlp.gate_proj.weight", gate, shape.d_ff, shape.d_model);
+  add_matrix(out, prefix + "mlp.up_proj.weight", gate + std::int64_t{shape.d_ff} * shape.d_model, shape.d_ff,
+             shape.d_model);
+  add_matrix(out, prefix + "mlp.down_proj.weight", layer.down.data(), shape.d_model, shape.d_ff);
+}
+
+}  // namespace detail
+
 /// Every tensor of the model's checkpoint. Names and shapes are those of Hugging Face's Llama; a tensor of a
 /// mixer holds the groups whose mixer declares it (under its module), in the original order of groups.
 template <class Set, class P>
 std::vector<FileTensor> file_tensors(ModelWeights<Set, P>& weights) {
   std::vector<FileTensor> out;
-  const auto matrix = [&](const std::string& name, auto* data, std::int64_t rows, std::int64_t columns) {
-    const DType dtype = dtype_of<std::remove_cvref_t<decltype(*data)>>;
-    if (rows * columns > 0) out.push_back({name, {rows, columns}, dtype, {{dtype, data, rows * columns}}});
-  };
-  const auto vector = [&](const std::string& name, std::vector<float>& values) {
-    const auto size = static_cast<std::int64_t>(values.size());
-    if (size > 0) out.push_back({name, {size}, DType::F32, {{DType::F32, values.data(), size}}});
-  };
-  const LayerShape& shape = weights.shape.layer;
-  const HeadShape head_shape = shape.head_shape();
-
-  matrix("model.embed_tokens.weight", weights.embedding.data(), weights.embedding.out(),
-         weights.embedding.in());
-  for (std::size_t l = 0; l < weights.layers.size(); ++l) {
-    auto& layer = weights.layers[l];
-    const std::string prefix = text("model.layers.", l, ".");
-    vector(prefix + "input_layernorm.weight", layer.mixer_norm);
-    vector(prefix + "self_attn.q_norm.weight", layer.query_norm);
-    vector(prefix + "self_attn.k_norm.weight", layer.key_norm);
-
-    struct GroupPiece {
-      int group;
-      FilePiece piece;
-    };
-    struct Gathered {
-      FileTensor tensor;
-      std::vector<GroupPiece> pieces;
-    };
-    std::vector<Gathered> gathered;
-    layer.for_each_run([&](std::size_t, auto& run) {
-      for_each_group_slice(run, head_shape, [&](const ParameterSpec& parameter, std::size_t g, auto* data) {
-        const std::string name = prefix + std::string(run.mixer.module) + "." + std::string(parameter.name);
-        const DType dtype = dtype_of<std::remove_cvref_t<decltype(*data)>>;
-        auto found = std::find_if(gathered.begin(), gathered.end(),
-                                  [&](const Gathered& one) { return one.tensor.name == name; });
-        if (found == gathered.end()) {
-          FileTensor tensor{name, {0}, dtype, {}};
-          if (parameter.slice.rank == 2) tensor.shape.push_back(parameter.slice.columns);
-          found = gathered.insert(gathered.end(), Gathered{std::move(tensor), {}});
-        }
-        found->tensor.shape[0] += parameter.group_rows(head_shape);
-        found->pieces.push_back({run.groups[g], {dtype, data, parameter.group_size(head_shape)}});
-      });
-    });
-    for (Gathered& one : gathered) {
-      std::sort(one.pieces.begin(), one.pieces.end(),
-                [](const GroupPiece& a, const GroupPiece& b) { return a.group < b.group; });
-      for (const GroupPiece& piece : one.pieces) one.tensor.pieces.push_back(piece.piece);
-      out.push_back(std::move(one.tensor));
-    }
-
-    matrix(prefix + "self_attn.o_proj.weight", layer.output.data(), layer.output.out(), layer.output.in());
-    vector(prefix + "post_attention_layernorm.weight", layer.mlp_norm);
-    if (shape.d_ff > 0) {
-      matrix(prefix + "mlp.gate_proj.weight", layer.gate_up.data(), shape.d_ff, shape.d_model);
-      matrix(prefix + "mlp.up_proj.weight", layer.gate_up.data() + std::int64_t{shape.d_ff} * shape.d_model,
-             shape.d_ff, shape.d_model);
-      matrix(prefix + "mlp.down_proj.weight", layer.down.data(), shape.d_model, shape.d_ff);
-    }
-  }
-  vector("model.norm.weight", weights.final_norm);
+  detail::add_matrix(out, std::string(detail::embedding_tensor), weights.embedding.data(),
+                     weights.embedding.out(), weights.embedding.in());
+  for (std::size_t l = 0; l < weights.layers.size(); ++l)
+    detail::add_layer_tensors(weights.layers[l], weights.shape.layer, l, out);
+  detail::add_vector(out, std::string(detail::final_norm_tensor), weights.final_norm);
   if (!weights.shape.tied_embeddings)
-    matrix("lm_head.weight", weights.head.data(), weights.head.out(), weights.head.in());
+    detail::add_matrix(out, std::string(detail::head_tensor), weights.head.data(), weights.head.out(),
+                       weights.head.in());
   return out;
 }
 
@@ -325,6 +347,38 @@ void pack(ModelWeights<Set, P>& weights) {
   weights.logits().pack(weights.shape.tied_embeddings ? KeepRows::yes : KeepRows::no);
 }
 
+namespace detail {
+
+/// Streams of random numbers that initialise() takes for a layer: one per run, then W_O, gate and up, down.
+template <class... K>
+constexpr std::uint64_t streams_per_layer(Kinds<K...>) {
+  return sizeof...(K) + 3;
+}
+
+/// Fresh parameters of the layer's mixers, from the streams `stream`, `stream` + 1, …
+template <class Set, class P>
+void initialise_mixers(LayerWeights<Set, P>& layer, const HeadShape& shape, std::uint64_t seed,
+                       std::uint64_t stream) {
+  layer.for_each_run([&](std::size_t, auto& run) {
+    Random random = Random::stream(seed, stream++);
+    for_each_group_slice(run, shape, [&](const ParameterSpec& parameter, std::size_t, auto* data) {
+      std::vector<float> slice(static_cast<std::size_t>(parameter.slice.size()));
+      for (int unit = 0; unit < parameter.units_per_group(shape); ++unit) {
+        parameter.initialise(slice, shape, random);
+        for (const float value : slice) *data++ = convert<std::remove_cvref_t<decltype(*data)>>(value);
+      }
+    });
+  });
+}
+
+/// The first stream of a layer.
+template <class Set>
+constexpr std::uint64_t first_stream(std::size_t layer) {
+  return 1 + layer * streams_per_layer(Set{});  // the embedding has the one before
+}
+
+}  // namespace detail
+
 /// Fresh parameters: normal with deviation 1/√fan_in, output projections scaled by 1/√(2·layers), embeddings
 /// 0.02, mixers as they declare. Depends on the seed only.
 template <class Set, class P>
@@ -339,20 +393,11 @@ void initialise(ModelWeights<Set, P>& weights, std::uint64_t seed) {
     return 1.0 / std::sqrt(static_cast<double>(std::max<std::int64_t>(n, 1)));
   };
   const double residual = 1.0 / std::sqrt(2.0 * weights.shape.layers);
-  std::uint64_t stream = 0;
-  normal(weights.embedding.data(), weights.embedding.size(), 0.02, Random::stream(seed, stream++));
-  for (auto& layer : weights.layers) {
-    layer.for_each_run([&](std::size_t, auto& run) {
-      Random random = Random::stream(seed, stream++);
-      for_each_group_slice(
-          run, shape.head_shape(), [&](const ParameterSpec& parameter, std::size_t, auto* data) {
-            std::vector<float> slice(static_cast<std::size_t>(parameter.slice.size()));
-            for (int unit = 0; unit < parameter.units_per_group(shape.head_shape()); ++unit) {
-              parameter.initialise(slice, shape.head_shape(), random);
-              for (const float value : slice) *data++ = convert<std::remove_cvref_t<decltype(*data)>>(value);
-            }
-          });
-    });
+  normal(weights.embedding.data(), weights.embedding.size(), 0.02, Random::stream(seed, 0));
+  for (std::size_t l = 0; l < weights.layers.size(); ++l) {
+    auto& layer = weights.layers[l];
+    detail::initialise_mixers(layer, shape.head_shape(), seed, detail::first_stream<Set>(l));
+    std::uint64_t stream = detail::first_stream<Set>(l + 1) - 3;
     normal(layer.output.data(), layer.output.size(), residual * fan_in(layer.output.in()),
            Random::stream(seed, stream++));
     normal(layer.gate_up.data(), layer.gate_up.size(), fan_in(layer.gate_up.in()),
@@ -362,7 +407,7 @@ void initialise(ModelWeights<Set, P>& weights, std::uint64_t seed) {
   }
   if (!weights.shape.tied_embeddings)
     normal(weights.head.data(), weights.head.size(), fan_in(weights.head.in()),
-           Random::stream(seed, stream++));
+           Random::stream(seed, detail::first_stream<Set>(weights.layers.size())));
 }
 
 /// The parameters of Layer<Spec> on the host, whatever the backend.

@@ -96,6 +96,33 @@ void transfer_group(RunWeights<K>& run, std::size_t g, const AttentionGroup& gro
   });
 }
 
+/// The heads of `target`, initialised already, from those of the same layer of the original: kept where both
+/// have the same tensors, else by the new mixer's transfer rule.
+template <class Set, class P>
+void convert_heads(LayerWeights<Set, P>& source, LayerWeights<Set, P>& target, const HeadShape& shape,
+                   std::size_t layer, const ModelProfiles& profiles) {
+  target.for_each_run([&](std::size_t, auto& run) {
+    using Mixer = typename std::remove_cvref_t<decltype(run)>::Mixer;
+    for (std::size_t g = 0; g < run.groups.size(); ++g) {
+      std::size_t copied = 0, offered = 0;
+      for_each_group_slice(run, shape, [&](const ParameterSpec& spec, std::size_t index, auto* data) {
+        if (index != g) return;
+        for_group(source, shape, run.groups[g],
+                  [&](const auto& old_run, const ParameterSpec& old_spec, const auto* old_data) {
+                    if (old_run.mixer.module != Mixer::module || old_spec.name != spec.name) return;
+                    copy_converted(old_data, spec.group_size(shape), data);
+                    ++copied;
+                    offered = old_run.mixer.parameters(shape).size();
+                  });
+      });
+      check(copied == offered, "group ", run.groups[g], " of layer ", layer, " has ", offered,
+            " tensors (weights and biases); as ", Mixer::name,
+            " it would lose some of them; choose a kind that has them all");
+      if (copied == 0) transfer_group(run, g, attention_group(source, shape, layer, run.groups[g], profiles));
+    }
+  });
+}
+
 }  // namespace detail
 
 /// A model with `plan` made from `original`. Groups that keep a mixer with the same tensors keep them bit for
@@ -121,27 +148,7 @@ M convert_model(M& original, const Plan& plan, const ModelProfiles& profiles, st
     target.output = source.output.clone();
     target.gate_up = source.gate_up.clone();
     target.down = source.down.clone();
-    target.for_each_run([&](std::size_t, auto& run) {
-      using Mixer = typename std::remove_cvref_t<decltype(run)>::Mixer;
-      for (std::size_t g = 0; g < run.groups.size(); ++g) {
-        std::size_t copied = 0, offered = 0;
-        for_each_group_slice(run, shape, [&](const ParameterSpec& spec, std::size_t index, auto* data) {
-          if (index != g) return;
-          detail::for_group(source, shape, run.groups[g],
-                            [&](const auto& old_run, const ParameterSpec& old_spec, const auto* old_data) {
-                              if (old_run.mixer.module != Mixer::module || old_spec.name != spec.name) return;
-                              detail::copy_converted(old_data, spec.group_size(shape), data);
-                              ++copied;
-                              offered = old_run.mixer.parameters(shape).size();
-                            });
-        });
-        check(copied == offered, "group ", run.groups[g], " of layer ", l, " has ", offered,
-              " tensors (weights and biases); as ", Mixer::name,
-              " it would lose some of them; choose a kind that has them all");
-        if (copied == 0)
-          detail::transfer_group(run, g, detail::attention_group(source, shape, l, run.groups[g], profiles));
-      }
-    });
+    detail::convert_heads(source, target, shape, l, profiles);
   }
   return out;
 }

@@ -158,6 +158,18 @@ KindChoice kind_choice(const typename K::Mixer& mixer = {}) {
   return out;
 }
 
+/// A bound plan by names: every kind of the set, used or not.
+template <class... K>
+Plan named_plan(const BoundPlan<Kinds<K...>>& plan) {
+  Plan out;
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (out.kinds.push_back(kind_choice<K>(std::get<I>(plan.mixers))), ...);
+  }
+  (std::index_sequence_for<K...>{});
+  out.kind_of_group = plan.kind_of_group;
+  return out;
+}
+
 }  // namespace rf
 
 #endif  // RECURFORMER_SPEC_PLAN_HPP
