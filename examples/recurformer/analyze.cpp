@@ -72,7 +72,7 @@ rf::ModelAnalysis analyse_on_device(const AnalyzeOptions& options, const std::st
 void add_swap_scores(const AnalyzeOptions& options, Model& model, const rf::MixedData& data,
                      rf::AnalysisDocument& document) {
   const rf::KindChoice replacement =
-      replacement_kind(options.swap, options.analysis.sink, options.swap_window);
+      replacement_kind(options.swap, model.named_plan(), options.analysis.sink, options.swap_window);
   Progress progress("swap", std::int64_t{model.shape().layers} * model.shape().layer.kv_groups);
   document.swap = rf::swap_scores(model, rf::profiles_of(document.analysis), swap_batches(data),
                                   {.replacement = replacement,

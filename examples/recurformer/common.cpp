@@ -75,6 +75,28 @@ std::string fixed(double value, int decimals) {
   return buffer;
 }
 
+namespace {
+
+/// Bytes that could be allocated without swapping, as Linux estimates them.
+std::optional<std::int64_t> available_memory() {
+  std::ifstream info("/proc/meminfo");
+  for (std::string line; std::getline(info, line);) {
+    long long kibibytes = 0;
+    if (std::sscanf(line.c_str(), "MemAvailable: %lld kB", &kibibytes) == 1) return kibibytes * 1024;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string check_memory(const std::string& needs, std::int64_t bytes) {
+  const auto available = available_memory();
+  if (!available) return bytes_text(bytes);
+  rf::check(bytes <= *available, needs, " needs ", bytes_text(bytes), " of memory; the machine has ",
+            bytes_text(*available), " available");
+  return bytes_text(bytes) + " of " + bytes_text(*available);
+}
+
 std::string processor_name() {
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);)

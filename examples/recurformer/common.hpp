@@ -84,6 +84,10 @@ std::string bytes_text(std::int64_t bytes);
 /// A number with `decimals` digits after the point.
 std::string fixed(double value, int decimals);
 
+/// Throws rf::Error, saying what `needs` it, if the machine has less than this many bytes of memory to give.
+/// "1.50 GiB of 20.1 GiB" otherwise; where the system does not tell what is available, only the need.
+std::string check_memory(const std::string& needs, std::int64_t bytes);
+
 /// The processor's name, as the system gives it.
 std::string processor_name();
 

@@ -4,7 +4,9 @@
 #include "model_io.hpp"
 #include "recurformer/checkpoint/plan_file.hpp"
 #include "recurformer/checkpoint/tokenizer_files.hpp"
+#include "recurformer/model/plan_sizes.hpp"
 #include "recurformer/plan/analysis_file.hpp"
+#include "recurformer/plan/convert_files.hpp"
 #include "steps.hpp"
 
 namespace cli {
@@ -16,26 +18,32 @@ struct ConvertOptions : CommonOptions {
 };
 
 void convert(const ConvertOptions& options) {
-  Model original = load(options.model);
-  const rf::PlanDocument plan = rf::read_plan(options.plan, original.shape());
+  const rf::ModelConfig config = rf::read_model_config(options.model);
+  const rf::Plan plan = rf::read_plan(options.plan, config.shape).plan;
   rf::ModelProfiles profiles;
   if (!options.analysis.empty())
-    profiles = rf::profiles_of(rf::read_analysis(options.analysis, original.shape()).analysis);
-  Model converted = rf::convert_model(original, plan.plan, profiles, options.seed);
-  save(converted, options.out, rf::read_model_config(options.model));
-  rf::copy_tokenizer_files(options.model, options.out);
-  const nlohmann::json before = cache_json(original), after = cache_json(converted);
-  for (const std::int64_t context : quoted_contexts) {
-    const std::int64_t old_bytes = original.cache_layout().bytes(context),
-                       new_bytes = converted.cache_layout().bytes(context);
-    std::printf("cache at %6lld tokens: %s -> %s (%.1f %%)\n", static_cast<long long>(context),
-                bytes_text(old_bytes).c_str(), bytes_text(new_bytes).c_str(),
-                100.0 * static_cast<double>(new_bytes) / static_cast<double>(old_bytes));
+    profiles = rf::profiles_of(rf::read_analysis(options.analysis, config.shape).analysis);
+  const std::string memory = check_memory("converting", rf::conversion_memory<Model::Kinds>(config, plan));
+  std::printf("memory: %s, beside the files, which are read in place\n", memory.c_str());
+  {
+    LateProgress progress("convert layers");
+    rf::convert_files<Model::Kinds>(
+        options.model, plan, profiles, options.seed, options.out,
+        [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });
   }
+  rf::copy_tokenizer_files(options.model, options.out);
+  const auto after_plan = program_plan(rf::read_model_config(options.out));
+  const rf::CacheLayout before = rf::cache_layout(config.shape, program_plan(config)),
+                        after = rf::cache_layout(config.shape, after_plan);
+  for (const std::int64_t context : quoted_contexts)
+    std::printf(
+        "cache at %6lld tokens: %s -> %s (%.1f %%)\n", static_cast<long long>(context),
+        bytes_text(before.bytes(context)).c_str(), bytes_text(after.bytes(context)).c_str(),
+        100.0 * static_cast<double>(after.bytes(context)) / static_cast<double>(before.bytes(context)));
   std::printf("wrote %s\n", options.out.c_str());
-  write_results(options, {{"cache_bytes_before", before},
-                          {"cache_bytes_after", after},
-                          {"parameters", parameter_count(converted)}});
+  write_results(options, {{"cache_bytes_before", cache_json(before)},
+                          {"cache_bytes_after", cache_json(after)},
+                          {"parameters", rf::parameter_count(config.shape, after_plan)}});
 }
 
 }  // namespace

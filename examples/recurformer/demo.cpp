@@ -106,7 +106,7 @@ class Demo {
 
   rf::Plan plan_by(const rf::GroupScores& scores, const std::string& replacement,
                    double fraction = 0.5) const {
-    return rf::select_groups(attention_plan(), replacement_kind(replacement, 4, 32), scores,
+    return rf::select_groups(attention_plan(), replacement_kind(replacement, attention_plan(), 4, 32), scores,
                              {.fraction = fraction});
   }
   Model converted(const rf::Plan& plan) {
@@ -225,7 +225,7 @@ class Demo {
                                {"key", key},
                                {"bits_per_byte", bits},
                                {"copy_recall", quality.copy_recall},
-                               {"cache_bytes", cache_json(model)},
+                               {"cache_bytes", cache_json(model.cache_layout())},
                                {"prefill_tokens_per_second", speed.prefill},
                                {"decode_tokens_per_second", speed.decode},
                                {"tokens_trained", tokens}});

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "recurformer/checkpoint/model_files.hpp"
+#include "recurformer/spec/plan_validation.hpp"
 
 namespace cli {
 
@@ -25,11 +26,22 @@ std::string why_no_kernels(int d_head, std::integer_sequence<int, Width...>) {
   return rf::text("the model's d_head is ", d_head, " and this program has GPU kernels for ", widths);
 }
 
+/// Empty if these kinds have device kernels for every head of the plan; otherwise which have none.
+template <class... K>
+std::string why_no_kernels(const rf::Plan& plan, rf::Kinds<K...>) {
+  for (const rf::KindChoice& kind : rf::without_unused_kinds(plan).kinds)
+    if (((kind.mixer != K::Mixer::name) && ...))
+      return rf::text("the model has ", kind.mixer, " heads and this program has no GPU kernels for them");
+  return {};
+}
+
 }  // namespace
 
 DeviceChoice choose_device(const std::string& asked, const std::string& folder) {
   if (asked != "auto") return {asked, {}};
-  std::string why = why_no_kernels(rf::read_model_config(folder).shape.layer.d_head, DeviceSpec::Widths{});
+  const rf::ModelConfig config = rf::read_model_config(folder);
+  std::string why = why_no_kernels(config.shape.layer.d_head, DeviceSpec::Widths{});
+  if (why.empty()) why = why_no_kernels(config.plan, DeviceSpec::Kinds{});
   if (why.empty()) why = why_no_cuda();
   return {why.empty() ? "cuda" : "cpu", why};
 }

@@ -36,7 +36,7 @@ nlohmann::json inspect(Model& model) {
             {"tied_embeddings", shape.tied_embeddings},
             {"parameters", parameter_count(model)}}},
           {"plan", layers},
-          {"cache_bytes", cache_json(model)},
+          {"cache_bytes", cache_json(model.cache_layout())},
           {"tensors", tensors}};
 }
 

@@ -7,11 +7,18 @@
 
 namespace cli {
 
+/// Qwen2's heads.
+inline constexpr rf::AttentionPolicy qkv_bias{.qkv_bias = true};
+using BiasedAttention = rf::Attention<qkv_bias>;
+using BiasedStreaming = rf::StreamingAttention<rf::StreamingWindow{}, qkv_bias>;
+
 struct ProgramSpec {
   using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Fp32>,           //
                           rf::Kind<rf::StreamingAttention<>, rf::Fp32>,  //
                           rf::Kind<rf::Mamba<>, rf::Fp32>,               //
-                          rf::Kind<rf::Mamba2<>, rf::Fp32>>;
+                          rf::Kind<rf::Mamba2<>, rf::Fp32>,              //
+                          rf::Kind<BiasedAttention, rf::Fp32>,           //
+                          rf::Kind<BiasedStreaming, rf::Fp32>>;
   using Precision = rf::Fp32;
 };
 

@@ -3,18 +3,25 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "recurformer/spec/plan_validation.hpp"
+
 namespace cli {
 
+rf::BoundPlan<Model::Kinds> program_plan(const rf::ModelConfig& config) {
+  rf::Plan plan = config.plan;
+  for (auto& kind : plan.kinds) kind.precision = "fp32";
+  return rf::bind_plan<Model::Kinds>(plan);
+}
+
 Model load(const std::string& folder) {
-  rf::ModelConfig config = rf::read_model_config(folder);
-  bool converted = config.dtype != rf::DType::F32;
-  for (auto& kind : config.plan.kinds) {
-    converted = converted || kind.precision != "fp32";
-    kind.precision = "fp32";
-  }
-  if (converted) std::fprintf(stderr, "%s: weights are converted to fp32\n", folder.c_str());
-  rf::check_weights_size(config.shape, rf::bind_plan<ProgramSpec::Kinds>(config.plan), folder);
-  Model model(config.shape, config.plan);
+  const rf::ModelConfig config = rf::read_model_config(folder);
+  const auto is_fp32 = [](const rf::KindChoice& kind) { return kind.precision == "fp32"; };
+  if (config.dtype != rf::DType::F32 ||
+      !std::all_of(config.plan.kinds.begin(), config.plan.kinds.end(), is_fp32))
+    std::fprintf(stderr, "%s: weights are converted to fp32\n", folder.c_str());
+  const auto plan = program_plan(config);
+  rf::check_weights_size(config.shape, plan, folder);
+  Model model(config.shape, plan);
   rf::load_weights(model.weights(), folder);
   return model;
 }
@@ -38,7 +45,9 @@ std::vector<std::string> replacement_mixers() {
   const auto add = [&]<class K>(K) {
     const typename K::Mixer mixer;
     const auto fields = mixer.cache_fields(rf::HeadShape{});
-    if (std::none_of(fields.begin(), fields.end(),
+    // Biased heads stream under the name of the others, see replacement_kind().
+    if (K::Mixer::name != BiasedStreaming::name &&
+        std::none_of(fields.begin(), fields.end(),
                      [](const rf::CacheField& field) { return field.kind == rf::FieldKind::rows; }))
       out.emplace_back(mixer.name);
   };
@@ -46,9 +55,14 @@ std::vector<std::string> replacement_mixers() {
   return out;
 }
 
-rf::KindChoice replacement_kind(const std::string& name, std::int64_t sink, std::int64_t window) {
+rf::KindChoice replacement_kind(const std::string& name, const rf::Plan& of, std::int64_t sink,
+                                std::int64_t window) {
   rf::KindChoice kind{name, "fp32", {}};
-  if (name == "streaming") kind.options = {{"sink", sink}, {"window", window}};
+  if (name != rf::StreamingAttention<>::name) return kind;
+  kind.options = {{"sink", sink}, {"window", window}};
+  const rf::Plan used = rf::without_unused_kinds(of);
+  for (const rf::KindChoice& original : used.kinds)
+    if (original.mixer == BiasedAttention::name) kind.mixer = BiasedStreaming::name;
   return kind;
 }
 

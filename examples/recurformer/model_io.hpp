@@ -19,11 +19,16 @@ void save(Model& model, const std::string& folder, const rf::ModelConfig& like);
 /// The config of a new model of bytes, as far as `save` asks for it.
 rf::ModelConfig byte_config();
 
+/// The plan of a model folder's config, bound to this program's kinds.
+rf::BoundPlan<Model::Kinds> program_plan(const rf::ModelConfig& config);
+
 /// The mixers that heads can be replaced by: those of the program whose cache does not grow.
 std::vector<std::string> replacement_mixers();
 
-/// The kind of replaced heads by its mixer's name; sink and window are those of "streaming".
-rf::KindChoice replacement_kind(const std::string& name, std::int64_t sink, std::int64_t window);
+/// The kind that replaces heads of a model with this plan, by its mixer's name; sink and window are those of
+/// "streaming".
+rf::KindChoice replacement_kind(const std::string& name, const rf::Plan& of, std::int64_t sink,
+                                std::int64_t window);
 
 }  // namespace cli
 

@@ -4,6 +4,7 @@
 #include "model_io.hpp"
 #include "recurformer/checkpoint/atomic_file.hpp"
 #include "recurformer/checkpoint/plan_file.hpp"
+#include "recurformer/model/plan_sizes.hpp"
 #include "recurformer/plan/analysis_file.hpp"
 #include "recurformer/plan/emit_header.hpp"
 #include "steps.hpp"
@@ -21,7 +22,8 @@ struct PlanOptions : CommonOptions {
   double recall_weight = 1.0;
 };
 
-rf::GroupScores scores_of(const PlanOptions& options, const rf::ModelShape& shape) {
+rf::GroupScores scores_of(const PlanOptions& options, const rf::ModelShape& shape,
+                          const rf::KindChoice& replacement) {
   if (options.score == "random")
     return rf::random_scores(static_cast<std::size_t>(shape.layers),
                              static_cast<std::size_t>(shape.layer.kv_groups), options.seed);
@@ -32,8 +34,7 @@ rf::GroupScores scores_of(const PlanOptions& options, const rf::ModelShape& shap
   if (options.score == "swap") {
     rf::check(document.swap.has_value(), options.analysis, " has no swap scores; run analyze with --swap ",
               options.replacement);
-    const std::string wanted = replacement_kind(options.replacement, options.sink, options.window).name();
-    rf::check(document.swap_replacement == wanted, options.analysis, " has swap scores of ",
+    rf::check(document.swap_replacement == replacement.name(), options.analysis, " has swap scores of ",
               document.swap_replacement, "; --replacement ", options.replacement,
               " needs those of its own: run analyze with --swap ", options.replacement);
     return rf::swap_group_scores(*document.swap, options.recall_weight);
@@ -55,17 +56,21 @@ std::pair<int, int> parse_group(const std::string& text) {
 }
 
 void plan(const PlanOptions& options) {
-  const Model model = load(options.model);
+  const rf::ModelConfig config = rf::read_model_config(options.model);
+  const rf::ModelShape& shape = config.shape;
+  const rf::Plan original = rf::named_plan(program_plan(config));
   rf::Selection selection = options.selection;
   if (!selection.threshold && !selection.fraction && !selection.cache_bytes) selection.fraction = 0.5;
   for (const auto& text : options.kept_groups) selection.kept_groups.push_back(parse_group(text));
-  const rf::GroupScores scores = scores_of(options, model.shape());
+  const rf::KindChoice replacement =
+      replacement_kind(options.replacement, original, options.sink, options.window);
+  const rf::GroupScores scores = scores_of(options, shape, replacement);
   const auto layout = [&](const rf::Plan& candidate) {
-    return Model(model.shape(), candidate).cache_layout();
+    return rf::cache_layout(shape, rf::bind_plan<Model::Kinds>(candidate));
   };
   const rf::Plan found = rf::select_groups(
-      model.named_plan(), replacement_kind(options.replacement, options.sink, options.window), scores,
-      selection, [&](const rf::Plan& candidate) { return layout(candidate).bytes(selection.context); });
+      original, replacement, scores, selection,
+      [&](const rf::Plan& candidate) { return layout(candidate).bytes(selection.context); });
 
   std::size_t replaced = 0;
   for (std::size_t l = 0; l < found.kind_of_group.size(); ++l) {
@@ -73,14 +78,14 @@ void plan(const PlanOptions& options) {
     for (std::size_t g = 0; g < found.kind_of_group[l].size(); ++g) {
       const auto& kind = found.kinds[static_cast<std::size_t>(found.kind_of_group[l][g])];
       std::printf("  %s (%.3f)", kind.mixer.c_str(), scores[l][g]);
-      replaced += found.kind_of_group[l][g] != model.named_plan().kind_of_group[l][g] ? 1u : 0u;
+      replaced += found.kind_of_group[l][g] != original.kind_of_group[l][g] ? 1u : 0u;
     }
     std::printf("\n");
   }
   nlohmann::json cache = nlohmann::json::object();
   std::printf("%zu KV groups replaced\n", replaced);
   for (const std::int64_t context : quoted_contexts) {
-    const std::int64_t before = model.cache_layout().bytes(context), after = layout(found).bytes(context);
+    const std::int64_t before = layout(original).bytes(context), after = layout(found).bytes(context);
     cache[std::to_string(context)] = after;
     std::printf("cache at %6lld tokens: %s -> %s\n", static_cast<long long>(context),
                 bytes_text(before).c_str(), bytes_text(after).c_str());
@@ -92,10 +97,10 @@ void plan(const PlanOptions& options) {
                   .parameters = parameters,
                   .scores = scores,
                   .cache_bytes = layout(found).bytes(selection.context)},
-                 model.shape(), options.out);
+                 shape, options.out);
   std::printf("wrote %s\n", options.out.c_str());
   if (!options.header.empty()) {
-    rf::write_file_atomically(options.header, rf::emit_header<Model::Kinds>(model.shape(), found));
+    rf::write_file_atomically(options.header, rf::emit_header<Model::Kinds>(shape, found));
     std::printf("wrote %s\n", options.header.c_str());
   }
   write_results(

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "recurformer/model/plan_sizes.hpp"
 #include "recurformer/train/checkpointing.hpp"
 
 namespace cli {
@@ -100,17 +101,12 @@ Speed measure_speed(Model& trained, const rf::TokenText& text, std::int64_t cont
   return speed;
 }
 
-nlohmann::json cache_json(const Model& model) {
+nlohmann::json cache_json(const rf::CacheLayout& layout) {
   nlohmann::json out = nlohmann::json::object();
-  for (const std::int64_t context : quoted_contexts)
-    out[std::to_string(context)] = model.cache_layout().bytes(context);
+  for (const std::int64_t context : quoted_contexts) out[std::to_string(context)] = layout.bytes(context);
   return out;
 }
 
-std::int64_t parameter_count(Model& model) {
-  std::int64_t count = 0;
-  for (const auto& parameter : rf::parameter_refs(model.weights())) count += parameter.size;
-  return count;
-}
+std::int64_t parameter_count(const Model& model) { return rf::parameter_count(model.shape(), model.plan()); }
 
 }  // namespace cli

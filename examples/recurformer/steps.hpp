@@ -58,13 +58,13 @@ Speed measure_speed(Model& trained, const rf::TokenText& text, std::int64_t cont
                     std::int64_t decoded_tokens);
 
 /// Cache bytes of one sequence, as a JSON object {"1024": …}.
-nlohmann::json cache_json(const Model& model);
+nlohmann::json cache_json(const rf::CacheLayout& layout);
 
 /// The context lengths that caches are quoted at.
 inline constexpr std::int64_t quoted_contexts[] = {1024, 8192, 65536};
 
 /// Number of parameters.
-std::int64_t parameter_count(Model& model);
+std::int64_t parameter_count(const Model& model);
 
 }  // namespace cli
 

@@ -7,6 +7,7 @@
 #include "recurformer/checkpoint/tokenizer_files.hpp"
 #include "recurformer/core/fingerprint.hpp"
 #include "recurformer/train/checkpointing.hpp"
+#include "recurformer/train/memory.hpp"
 #include "steps.hpp"
 
 namespace cli {
@@ -73,15 +74,39 @@ bool has_own_parameters(const Model& model) {
   return false;
 }
 
+/// The config of the model to train.
+rf::ModelConfig start_config(const TrainCommandOptions& options) {
+  if (!options.from.empty()) return rf::read_model_config(options.from);
+  rf::ModelConfig config = byte_config();
+  config.shape = options.shape;
+  config.plan =
+      rf::uniform_plan({"attention", "fp32", {}}, options.shape.layers, options.shape.layer.kv_groups);
+  return config;
+}
+
+/// States what the run takes in memory, or throws if the machine has less.
+std::string check_training_memory(const TrainCommandOptions& options, const rf::ModelConfig& config) {
+  rf::validate(config.shape);
+  std::optional<rf::BoundPlan<Model::Kinds>> teacher;
+  if (!options.original.empty()) teacher = program_plan(rf::read_model_config(options.original));
+  const rf::TrainingMemory memory =
+      rf::training_memory<Model>(config.shape, program_plan(config), options.data.rows, options.data.length,
+                                 teacher ? &*teacher : nullptr);
+  std::string out = "memory: " + check_memory("training", memory.total()) + ": weights " +
+                    bytes_text(memory.weights) + ", gradients " + bytes_text(memory.gradients) +
+                    ", optimizer " + bytes_text(memory.optimizer) + ", activations " +
+                    bytes_text(memory.activations);
+  if (teacher) out += ", original " + bytes_text(memory.teacher);
+  return out;
+}
+
 void train_command(const TrainCommandOptions& options) {
   const bool is_new = options.from.empty();
-  const rf::ModelConfig config = is_new ? byte_config() : rf::read_model_config(options.from);
+  const rf::ModelConfig config = start_config(options);
+  const std::string memory = check_training_memory(options, config);
   const TextCodec codec = is_new ? TextCodec() : TextCodec(options.from, config);
   const rf::TokenText text = options.data.read(codec);
-  Model model = is_new
-                    ? Model(options.shape, rf::uniform_plan({"attention", "fp32", {}}, options.shape.layers,
-                                                            options.shape.layer.kv_groups))
-                    : load(options.from);
+  Model model = is_new ? Model(config.shape, program_plan(config)) : load(options.from);
   if (is_new) rf::initialise(model.weights(), options.seed);
   std::optional<Model> original;
   if (!options.original.empty()) original.emplace(load(options.original));
@@ -122,6 +147,7 @@ void train_command(const TrainCommandOptions& options) {
     rf::Trainer<Model> trainer(model, stage.options, teacher);
     if (&stage == &stages.front()) {  // every input is there and fits
       use_cpu(options);
+      std::printf("%s\n", memory.c_str());
       std::printf("%lld parameters, %lld training tokens, %lld held out\n",
                   static_cast<long long>(parameter_count(model)), static_cast<long long>(text.train().size()),
                   static_cast<long long>(text.held_out().size()));
