@@ -118,14 +118,16 @@ class FileConversion {
     if (from_.kind_of_group[layer] == to_.kind_of_group[layer]) return;
     const HeadShape heads = shape_.layer.head_shape();
     const std::string prefix = layer_prefix(layer);
-    LayerWeights<Set, P> source(shape_.layer, from_.mixers, from_.kind_of_group[layer]);
+    LayerShape shape = shape_.layer;
+    shape.d_ff = 0;  // the MLP stays in the file
+    LayerWeights<Set, P> source(shape, from_.mixers, from_.kind_of_group[layer]);
     std::vector<FileTensor> tensors;
     add_mixer_tensors(source, heads, prefix, tensors);
     for (const FileTensor& tensor : tensors) {
       copy_tensor(file_.tensor(tensor.name), tensor);
       replaced_.insert(tensor.name);
     }
-    LayerWeights<Set, P> target(shape_.layer, to_.mixers, to_.kind_of_group[layer]);
+    LayerWeights<Set, P> target(shape, to_.mixers, to_.kind_of_group[layer]);
     initialise_mixers(target, heads, seed_, first_stream<Set>(layer));
     convert_heads(source, target, heads, layer, profiles_);
     tensors.clear();
@@ -164,14 +166,13 @@ std::int64_t conversion_memory(const ModelConfig& config, const Plan& plan) {
   };
   const auto from = bound(config.plan), to = bound(plan);
   const HeadShape heads = config.shape.layer.head_shape();
-  const std::int64_t d = config.shape.layer.d_model,
-                     rest = d * config.shape.layer.heads_width() + 3 * d * config.shape.layer.d_ff;
+  const std::int64_t output = std::int64_t{config.shape.layer.d_model} * config.shape.layer.heads_width();
   std::int64_t made = 0, largest = 0;
   for (std::size_t l = 0; l < from.kind_of_group.size(); ++l) {
     if (from.kind_of_group[l] == to.kind_of_group[l]) continue;
     const std::int64_t parameters = detail::mixer_parameter_count(heads, to, l);
     made += parameters;
-    largest = std::max(largest, 2 * rest + parameters + detail::mixer_parameter_count(heads, from, l));
+    largest = std::max(largest, 2 * output + parameters + detail::mixer_parameter_count(heads, from, l));
   }
   return (made + largest) * static_cast<std::int64_t>(size_of(config.dtype));
 }
