@@ -13,6 +13,10 @@ TEST_CASE("a model's cache and parameters are known from its sizes and plan") {
       for (const auto& parameter : rf::parameter_refs(model.weights())) parameters += parameter.size;
       CHECK(rf::parameter_count(small::shape(tied), bound) == parameters);
 
+      rf::ModelShape with_norms = small::shape(tied);
+      with_norms.layer.qk_norm = true;
+      CHECK(rf::parameter_count(with_norms, bound) == parameters + 2 * 2 * 16);
+
       const rf::CacheLayout found = rf::cache_layout(small::shape(tied), bound),
                             expected = model.cache_layout();
       CHECK_NOTHROW(rf::detail::check_same_layout("found", found, "expected", expected));

@@ -156,6 +156,29 @@ TEST_CASE("tensors that stay keep the bytes they have in the file") {
   CHECK(after.tensor("model.layers.0.self_attn.q_proj.weight").shape == std::vector<std::int64_t>{32, 24});
 }
 
+TEST_CASE("a model in several files becomes one in one file") {
+  const TemporaryFolder folder;
+  write_original<rf::Fp32>(folder / "m");
+  const rf::SafetensorsFile whole(folder / "m/model.safetensors");
+  rf::SafetensorsWriter parts[2];
+  nlohmann::json index;
+  for (const rf::TensorEntry& tensor : whole.tensors()) {
+    const std::size_t part = contains(tensor.name, "layers.2.") ? 1 : 0;
+    parts[part].add(tensor.name, tensor.dtype, tensor.shape, tensor.bytes);
+    index["weight_map"][tensor.name] = part == 0 ? "a.safetensors" : "b.safetensors";
+  }
+  std::filesystem::create_directory(folder / "parts");
+  parts[0].write(folder / "parts/a.safetensors");
+  parts[1].write(folder / "parts/b.safetensors");
+  folder.write("parts/model.safetensors.index.json", index.dump());
+  std::filesystem::copy_file(folder / "m/config.json", folder / "parts/config.json");
+  for (const std::string name : {"m", "parts"})
+    rf::convert_files<Set>(folder / name, plan_with("mamba", "fp32"), profiles(), 0,
+                           folder / (name + "_out"));
+  CHECK(rf::read_text_file(folder / "m_out/model.safetensors") ==
+        rf::read_text_file(folder / "parts_out/model.safetensors"));
+}
+
 TEST_CASE("a folder can be converted into itself, and to the plan it has") {
   const TemporaryFolder folder;
   write_original<rf::Fp32>(folder / "m");

@@ -19,6 +19,7 @@
 
 #include "recurformer/checkpoint/hf_config.hpp"
 #include "recurformer/checkpoint/model_files.hpp"
+#include "recurformer/checkpoint/model_tensors.hpp"
 #include "recurformer/checkpoint/safetensors.hpp"
 #include "recurformer/core/precision.hpp"
 #include "recurformer/model/plan_sizes.hpp"
@@ -102,7 +103,7 @@ inline MadeTensor gather(const FileTensor& tensor, DType dtype) {
 template <class Set, class P>
 class FileConversion {
  public:
-  FileConversion(const SafetensorsFile& file, const ModelShape& shape, const Plan& from, const Plan& to,
+  FileConversion(const ModelTensors& file, const ModelShape& shape, const Plan& from, const Plan& to,
                  const ModelProfiles& profiles, std::uint64_t seed)
       : file_(file),
         shape_(shape),
@@ -124,7 +125,7 @@ class FileConversion {
     std::vector<FileTensor> tensors;
     add_mixer_tensors(source, heads, prefix, tensors);
     for (const FileTensor& tensor : tensors) {
-      copy_tensor(file_.tensor(tensor.name), tensor);
+      copy_tensor(*file_.find(tensor.name), tensor);
       replaced_.insert(tensor.name);
     }
     LayerWeights<Set, P> target(shape, to_.mixers, to_.kind_of_group[layer]);
@@ -132,21 +133,24 @@ class FileConversion {
     convert_heads(source, target, heads, layer, profiles_);
     tensors.clear();
     add_mixer_tensors(target, heads, prefix, tensors);
-    for (const FileTensor& tensor : tensors)
-      made_.push_back(
-          gather(tensor, file_.contains(tensor.name) ? file_.tensor(tensor.name).dtype : file_dtype(tensor)));
+    for (const FileTensor& tensor : tensors) {
+      const TensorEntry* const old = file_.find(tensor.name);
+      made_.push_back(gather(tensor, old == nullptr ? file_dtype(tensor) : old->dtype));
+    }
   }
 
   /// Adds the tensors that were made, and the file's others.
   void add_tensors(SafetensorsWriter& writer) const {
     for (const MadeTensor& tensor : made_) writer.add(tensor.name, tensor.dtype, tensor.shape, tensor.bytes);
-    for (const TensorEntry& tensor : file_.tensors())
-      if (!replaced_.contains(tensor.name) && !is_ignored_tensor(tensor.name, shape_.tied_embeddings))
-        writer.add(tensor.name, tensor.dtype, tensor.shape, tensor.bytes);
+    for (const std::string& name : file_.names()) {
+      if (replaced_.contains(name) || is_ignored_tensor(name, shape_.tied_embeddings)) continue;
+      const TensorEntry& tensor = *file_.find(name);
+      writer.add(name, tensor.dtype, tensor.shape, tensor.bytes);
+    }
   }
 
  private:
-  const SafetensorsFile& file_;
+  const ModelTensors& file_;
   const ModelShape& shape_;
   BoundPlan<Set> from_, to_;
   const ModelProfiles& profiles_;
@@ -187,7 +191,7 @@ void convert_files(const std::string& from, const Plan& plan, const ModelProfile
                    const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
   ModelConfig config = read_model_config(from);
   validate(plan, config.shape);
-  const SafetensorsFile file(detail::weights_path(from));
+  const ModelTensors file(from);
   detail::with_precision(config.dtype, [&]<class P>(P) {
     using FileSet = typename detail::KindsIn<Set, P>::type;
     const Plan old_plan = detail::in_precision(config.plan, P::name);
