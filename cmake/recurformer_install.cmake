@@ -1,5 +1,5 @@
-# Installs the headers and a package, so that find_package(recurformer) works. Two export sets, because
-# recurformer::checkpoint may be missing on either side.
+# Installs the headers and a package, so that find_package(recurformer) works. Three export sets, because
+# recurformer::checkpoint and recurformer::tokenizer may be missing on either side.
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 set(package_dir "${CMAKE_INSTALL_DATADIR}/cmake/recurformer")
@@ -10,6 +10,11 @@ install(EXPORT recurformer_targets NAMESPACE recurformer:: DESTINATION "${packag
 if(TARGET recurformer_checkpoint)
   install(TARGETS recurformer_checkpoint EXPORT recurformer_checkpoint_targets)
   install(EXPORT recurformer_checkpoint_targets NAMESPACE recurformer:: DESTINATION "${package_dir}")
+endif()
+if(TARGET recurformer_tokenizer)
+  install(TARGETS recurformer_tokenizer EXPORT recurformer_tokenizer_targets)
+  install(EXPORT recurformer_tokenizer_targets NAMESPACE recurformer:: DESTINATION "${package_dir}")
+  install(FILES cmake/FindPCRE2.cmake cmake/Findutf8proc.cmake DESTINATION "${package_dir}")
 endif()
 
 configure_package_config_file(cmake/recurformer-config.cmake.in recurformer-config.cmake

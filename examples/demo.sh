@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . cmake/packages.sh
-require_packages g++ cmake ninja-build nlohmann-json3-dev libcli11-dev
+require_packages g++ cmake ninja-build nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev
 
 cmake --preset release -DRECURFORMER_TESTS=OFF -DRECURFORMER_BENCHMARKS=OFF -B build/demo
 cmake --build build/demo --target example_recurformer

@@ -18,7 +18,8 @@ case "${1-}" in
 esac
 
 . cmake/packages.sh
-require_packages g++ clang cmake ninja-build doctest-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev
+require_packages g++ clang cmake ninja-build doctest-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev \
+  libpcre2-dev libutf8proc-dev
 
 options=(-DRECURFORMER_WERROR=ON -DRECURFORMER_FULL_TESTS=$full_tests)
 cmake --preset release "${options[@]}" -DRECURFORMER_CUDA=AUTO

@@ -1,5 +1,5 @@
 # What every consumer does once it has the targets.
-foreach(target recurformer::recurformer recurformer::checkpoint)
+foreach(target recurformer::recurformer recurformer::checkpoint recurformer::tokenizer)
   get_target_property(options ${target} INTERFACE_COMPILE_OPTIONS)
   if(options)
     message(FATAL_ERROR "${target} forces compile options on its users: ${options}")
@@ -10,5 +10,5 @@ if(TARGET unit_tests OR TARGET recurformer_build_flags)
 endif()
 
 add_executable(consumer ${CMAKE_CURRENT_LIST_DIR}/main.cpp)
-target_link_libraries(consumer PRIVATE recurformer::checkpoint)
-target_compile_definitions(consumer PRIVATE CONSUMER_HAS_CHECKPOINT)
+target_link_libraries(consumer PRIVATE recurformer::tokenizer)
+target_compile_definitions(consumer PRIVATE CONSUMER_HAS_LIBRARIES)

@@ -4,7 +4,11 @@
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/version.hpp"
 
-#ifdef CONSUMER_HAS_CHECKPOINT
+#ifdef CONSUMER_HAS_LIBRARIES  // those of recurformer::checkpoint and recurformer::tokenizer
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <utf8proc.h>
+
 #include <nlohmann/json.hpp>
 #endif
 
@@ -13,7 +17,8 @@ int main() {
   rf::parallel_for(100, [&](std::int64_t i) { squares[i] = static_cast<double>(i * i); });
   double sum = 0;
   for (double square : squares) sum += square;
-#ifdef CONSUMER_HAS_CHECKPOINT
+#ifdef CONSUMER_HAS_LIBRARIES
+  if (pcre2_config(PCRE2_CONFIG_UNICODE, nullptr) < 0 || utf8proc_version() == nullptr) return 1;
   sum += nlohmann::json::parse("[0]")[0].get<double>();
 #endif
   std::printf("recurformer %d.%d: the sum is %g\n", RECURFORMER_VERSION_MAJOR, RECURFORMER_VERSION_MINOR,
