@@ -1,5 +1,5 @@
-// Encoding and decoding equal the reference library's on hard texts; tests/golden/make_tokenizers.py says how the
-// files were made.
+// Encoding and decoding equal the reference library's on hard texts; tests/golden/make_tokenizers.py says how
+// the files were made.
 
 #include <doctest/doctest.h>
 

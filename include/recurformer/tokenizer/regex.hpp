@@ -94,10 +94,7 @@ class Regex {
     const Pcre2<pcre2_match_data> data(pcre2_match_data_create(1, nullptr));
     const Pcre2<pcre2_match_context> limits(pcre2_match_context_create(nullptr));
     if (!data || !limits) throw std::bad_alloc();
-    // A match takes a step for each character of a run it goes back over, so that a long text may need many.
-    pcre2_set_match_limit(limits.get(),
-                          std::uint32_t(std::min<std::size_t>(1'000'000 + 16 * text.size(), 1u << 31)));
-    pcre2_set_heap_limit(limits.get(), 64 * 1024);  // KiB
+    limit(text.size(), limits.get());
     const std::size_t none = text.size() + 1;
     for (std::size_t from = 0, last_end = none; from <= text.size();) {
       if (!search(text, from, data.get(), limits.get())) break;
@@ -126,6 +123,16 @@ class Regex {
     check(code_ != nullptr, "the pattern ", printable(source_), " is wrong: ", reason(code));
     pcre2_jit_compile(code_.get(),
                       PCRE2_JIT_COMPLETE);  // where there is no such compiler, matching interprets
+  }
+
+  /// Steps and memory for one match: a million and 64 MiB, and for each character of a long run that it goes
+  /// back over a few more.
+  static void limit(std::size_t bytes, pcre2_match_context* limits) {
+    const auto bounded = [](std::size_t n) {
+      return static_cast<std::uint32_t>(std::min<std::size_t>(n, 1u << 31));
+    };
+    pcre2_set_match_limit(limits, bounded(1'000'000 + 16 * bytes));
+    pcre2_set_heap_limit(limits, bounded(64 * 1024 + bytes / 2));  // KiB
   }
 
   /// Whether there is a match at or behind `from`; it is left in `data`.
