@@ -56,7 +56,7 @@ void Progress::update(std::int64_t done, const std::string& details) {
   std::fflush(stderr);
 }
 
-void LateProgress::update(std::int64_t done, std::int64_t total) {
+void LateProgress::operator()(std::int64_t done, std::int64_t total) {
   if (!shown_ && (watch_.seconds() < 2 || done >= total)) return;
   if (!shown_) shown_.emplace(what_, total, done);
   shown_->update(done);

@@ -71,7 +71,7 @@ class LateProgress {
  public:
   explicit LateProgress(std::string what) : what_(std::move(what)) {}
   /// After `done` of `total`.
-  void update(std::int64_t done, std::int64_t total);
+  void operator()(std::int64_t done, std::int64_t total);
 
  private:
   std::string what_;

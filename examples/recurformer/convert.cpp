@@ -25,12 +25,8 @@ void convert(const ConvertOptions& options) {
     profiles = rf::profiles_of(rf::read_analysis(options.analysis, config.shape).analysis);
   const std::string memory = check_memory("converting", rf::conversion_memory<Model::Kinds>(config, plan));
   std::printf("memory: %s, beside the files, which are read in place\n", memory.c_str());
-  {
-    LateProgress progress("convert layers");
-    rf::convert_files<Model::Kinds>(
-        options.model, plan, profiles, options.seed, options.out,
-        [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });
-  }
+  rf::convert_files<Model::Kinds>(options.model, plan, profiles, options.seed, options.out,
+                                  LateProgress("convert layers"));
   rf::copy_tokenizer_files(options.model, options.out);
   const auto after_plan = program_plan(rf::read_model_config(options.out));
   const rf::CacheLayout before = rf::cache_layout(config.shape, program_plan(config)),

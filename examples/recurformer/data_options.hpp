@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "common.hpp"
@@ -27,9 +28,8 @@ struct DataOptions {
     rf::check_file(std::filesystem::exists(text), text,
                    "no such file or folder; --text needs a file of text or tokens, or a folder of them");
     LateProgress progress("read bytes of text");
-    const auto update = [&](std::int64_t done, std::int64_t total) { progress.update(done, total); };
     return rf::TokenText(
-        rf::read_tokens(text, codec.encoder(), {.text_field = text_field, .progress = update}));
+        rf::read_tokens(text, codec.encoder(), {.text_field = text_field, .progress = std::ref(progress)}));
   }
 
   rf::MixedData mixed(const rf::TokenText& tokens, std::uint64_t seed) const {

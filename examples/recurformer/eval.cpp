@@ -22,16 +22,15 @@ void eval(const EvalOptions& options) {
   Model model = load(options.model);
   const rf::TokenText text = options.data.read(codec);
   use_cpu(options);
-  LateProgress progress("eval rows of text");
-  const rf::TextScore score =
-      rf::evaluate_text(model, text, options.data.length, options.text_rows,
-                        [&](std::int64_t done, std::int64_t total) { progress.update(done, total); });
+  const rf::TextScore score = rf::evaluate_text(model, text, options.data.length, options.text_rows,
+                                                LateProgress("eval rows of text"));
   nlohmann::json results;
   std::printf("%s  (%lld held-out tokens)\n", score_text(score, text, codec, results).c_str(),
               static_cast<long long>(score.tokens));
   const auto task = [&](const char* name, const auto& definition, rf::Scoring scoring) {
     const rf::TaskScore task_score =
-        rf::evaluate_task(model, definition, rf::Split::held_out, options.task_rows, options.seed, scoring);
+        rf::evaluate_task(model, definition, rf::Split::held_out, options.task_rows, options.seed, scoring,
+                          LateProgress(rf::text("eval rows of ", name)));
     std::printf("%-15s %.4f  (%lld of %lld)\n", name, task_score.accuracy(),
                 static_cast<long long>(task_score.correct), static_cast<long long>(task_score.total));
     results[name] = task_score.accuracy();

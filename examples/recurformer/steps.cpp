@@ -48,9 +48,10 @@ rf::ModelAnalysis analyse(Model& model, const rf::MixedData& data, std::int64_t 
 
 Quality evaluate(Model& model, const rf::TokenText& text, std::int64_t length, std::int64_t copy_lag,
                  std::uint64_t seed, std::int64_t text_rows, std::int64_t copy_rows) {
-  return {.text = rf::evaluate_text(model, text, length, text_rows),
+  return {.text = rf::evaluate_text(model, text, length, text_rows, LateProgress("eval rows of text")),
           .copy_recall = rf::evaluate_task(model, rf::CopyTask{.row_length = length, .lag = copy_lag},
-                                           rf::Split::held_out, copy_rows, seed)
+                                           rf::Split::held_out, copy_rows, seed, rf::Scoring::per_token,
+                                           LateProgress("eval rows of copies"))
                              .accuracy()};
 }
 

@@ -59,7 +59,10 @@ TEST_CASE("tasks are scored at the positions they name, the same every time") {
   auto model = byte_model();
   rf::initialise(model.weights(), 3);
   const rf::CopyTask task{.row_length = 40, .lag = 10};
-  const auto score = rf::evaluate_task(model, task, rf::Split::held_out, 300, 5);
+  std::int64_t rows_done = 0;
+  const auto score = rf::evaluate_task(model, task, rf::Split::held_out, 300, 5, rf::Scoring::per_token,
+                                       [&](std::int64_t done, std::int64_t) { rows_done = done; });
+  CHECK(rows_done == 300);
   CHECK(score.total == 300 * 31);
   const auto again = rf::evaluate_task(model, task, rf::Split::held_out, 300, 5);
   CHECK(score.correct == again.correct);

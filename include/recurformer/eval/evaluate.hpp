@@ -20,6 +20,9 @@
 
 namespace rf {
 
+/// Told how many rows are done, and of how many.
+using EvaluationProgress = std::function<void(std::int64_t done, std::int64_t of)>;
+
 struct TextScore {
   double loss = 0;          ///< nats per token
   std::int64_t tokens = 0;  ///< predicted: those of the held-out part from its second one on
@@ -36,7 +39,7 @@ struct TextScore {
 /// progress(done, of) is called after every batch of rows.
 template <class M>
 TextScore evaluate_text(M& model, const TokenText& text_data, std::int64_t length, std::int64_t rows,
-                        const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
+                        const EvaluationProgress& progress = {}) {
   const std::int64_t available = std::min(rows, text_data.held_out_rows(length));
   check(available >= 1, "the held-out text has ", text_data.held_out().size(), " tokens; rows of ", length,
         " need more");
@@ -60,7 +63,7 @@ enum class Scoring { per_token, whole_answers };
 /// MqarTask): held-out rows for a result, training rows for a decision that results must not have seen.
 template <class M, class Task>
 TaskScore evaluate_task(M& model, Task task, Split split, std::int64_t rows, std::uint64_t seed,
-                        Scoring scoring = Scoring::per_token) {
+                        Scoring scoring = Scoring::per_token, const EvaluationProgress& progress = {}) {
   task.split = split;
   const std::int64_t per_call = std::max<std::int64_t>(1, 4096 / task.length());
   NextTokenLoss loss;
@@ -81,6 +84,7 @@ TaskScore evaluate_task(M& model, Task task, Split split, std::int64_t rows, std
       score += scoring == Scoring::per_token ? score_tokens(task_rows[r], of_row)
                                              : score_answers(task_rows[r], of_row);
     }
+    if (progress) progress(std::min(rows, first + per_call), rows);
   }
   return score;
 }
