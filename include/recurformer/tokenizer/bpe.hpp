@@ -20,6 +20,7 @@
 
 #include "recurformer/checkpoint/json.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
+#include "recurformer/core/error.hpp"
 #include "recurformer/model/backend.hpp"
 #include "recurformer/tokenizer/part_reader.hpp"
 #include "recurformer/tokenizer/utf8.hpp"
@@ -137,7 +138,7 @@ class Bpe {
  public:
   explicit Bpe(const JsonReader& reader) {
     check_supported(reader);
-    vocabulary_ = Vocabulary(reader.at("vocab"));
+    vocabulary_ = read_vocabulary(reader.at("vocab"));
     read_merges(reader.at("merges"));
     ignore_merges_ = read_flag(reader, "ignore_merges", false);
     fuse_unknown_ = read_flag(reader, "fuse_unk", false);
@@ -175,6 +176,20 @@ class Bpe {
     for (const std::string_view affix : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (const auto found = reader.optional(affix); found && !found->string().empty())
         fail_supported(*found, "null, \"\"");
+  }
+
+  static Vocabulary read_vocabulary(const JsonReader& reader) {
+    if (!reader.value().is_object()) fail_supported(reader, "an object of tokens and their ids");
+    std::vector<Vocabulary::Entry> entries;
+    entries.reserve(reader.value().size());
+    for (const auto& [content, id] : reader.value().items())
+      entries.push_back(
+          {read_token(JsonReader(reader.file(), id, field_path(reader.path(), content))), content});
+    try {
+      return Vocabulary(std::move(entries));
+    } catch (const ArgumentError& error) {
+      reader.fail(error.what());
+    }
   }
 
   void read_merges(const JsonReader& reader) {

@@ -17,8 +17,8 @@
 #include "recurformer/checkpoint/json.hpp"
 #include "recurformer/tokenizer/byte_level.hpp"
 #include "recurformer/tokenizer/metaspace.hpp"
-#include "recurformer/tokenizer/normalizer.hpp"
 #include "recurformer/tokenizer/part_reader.hpp"
+#include "recurformer/tokenizer/replace.hpp"
 #include "recurformer/tokenizer/utf8.hpp"
 
 namespace rf::detail {

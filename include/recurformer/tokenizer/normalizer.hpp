@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <new>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,9 +16,8 @@
 #include <vector>
 
 #include "recurformer/checkpoint/json.hpp"
-#include "recurformer/core/error.hpp"
 #include "recurformer/tokenizer/part_reader.hpp"
-#include "recurformer/tokenizer/regex.hpp"
+#include "recurformer/tokenizer/replace.hpp"
 #include "recurformer/tokenizer/utf8.hpp"
 
 namespace rf::detail {
@@ -82,31 +81,6 @@ struct Prepend {
 
   std::string operator()(const std::string& text) const { return text.empty() ? text : prefix + text; }
 };
-
-struct Replace {
-  Pattern pattern;
-  std::string content;
-
-  /// `text` with the content in place of every match. ArgumentError if it becomes absurdly long.
-  std::string operator()(const std::string& text) const {
-    const std::vector<TextPart> parts = pattern.parts(text);
-    const auto replaced = [this, &text](const TextPart& part) -> std::string_view {
-      return part.match ? content : part.of(text);
-    };
-    std::size_t bytes = 0;
-    for (const TextPart& part : parts) bytes += replaced(part).size();
-    check_growth(text.size(), bytes, "Replace");
-    std::string out;
-    out.reserve(bytes);
-    for (const TextPart& part : parts) out += replaced(part);
-    return out;
-  }
-};
-
-inline Replace read_replace(const JsonReader& reader) {
-  reader.reject_unknown({"type", "pattern", "content"});
-  return {read_pattern(reader.at("pattern")), reader.at("content").string()};
-}
 
 /// The field "normalizer".
 class Normalizer {

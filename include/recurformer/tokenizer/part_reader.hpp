@@ -14,7 +14,12 @@
 #include "recurformer/checkpoint/json.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
 #include "recurformer/core/error.hpp"
+#include "recurformer/model/backend.hpp"
+#include "recurformer/tokenizer/metaspace.hpp"
 #include "recurformer/tokenizer/regex.hpp"
+#include "recurformer/tokenizer/replace.hpp"
+#include "recurformer/tokenizer/utf8.hpp"
+#include "recurformer/tokenizer/vocabulary.hpp"
 
 namespace rf::detail {
 
@@ -74,11 +79,34 @@ inline std::string read_character(const JsonReader& reader) {
   return out;
 }
 
-/// Refuses, with ArgumentError, to let `what` make `bytes` of a text out of `before`: a short file can ask
-/// for doubling after doubling. Unicode's own normal forms make 11 times as many at most.
-inline void check_growth(std::size_t before, std::size_t bytes, std::string_view what) {
-  check(bytes <= 64 * before + 4096, what, " makes ", bytes, " bytes out of ", before,
-        "; allowed: at most 64 times as many, and 4096");
+inline Replace read_replace(const JsonReader& reader) {
+  reader.reject_unknown({"type", "pattern", "content"});
+  return {read_pattern(reader.at("pattern")), reader.at("content").string()};
+}
+
+inline PrependScheme read_prepend_scheme(const JsonReader& reader) {
+  const auto field = reader.optional("prepend_scheme");
+  const std::string scheme = field ? field->string() : "always";
+  if (scheme != "always" && scheme != "first" && scheme != "never")
+    fail_supported(*field, "\"always\", \"first\", \"never\"");
+  // The older way of saying it.
+  if (!read_flag(reader, "add_prefix_space", true)) {
+    if (field && scheme != "never") field->fail("contradicts add_prefix_space, which is false");
+    return PrependScheme::never;
+  }
+  return scheme == "always"  ? PrependScheme::always
+         : scheme == "first" ? PrependScheme::first
+                             : PrependScheme::never;
+}
+
+inline MetaspaceSettings read_metaspace(const JsonReader& reader) {
+  reader.reject_unknown({"type", "replacement", "prepend_scheme", "add_prefix_space", "split", "str_rep"});
+  return {read_character(reader.at("replacement")), read_prepend_scheme(reader),
+          read_flag(reader, "split", true)};
+}
+
+inline Token read_token(const JsonReader& reader) {
+  return static_cast<Token>(reader.integer(0, largest_token));
 }
 
 }  // namespace rf::detail

@@ -4,6 +4,7 @@
 // How a normalized text is cut into pieces, within which tokens are merged.
 
 #include <cstddef>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +17,7 @@
 #include "recurformer/tokenizer/metaspace.hpp"
 #include "recurformer/tokenizer/part_reader.hpp"
 #include "recurformer/tokenizer/regex.hpp"
+#include "recurformer/tokenizer/replace.hpp"
 #include "recurformer/tokenizer/split.hpp"
 
 namespace rf::detail {

@@ -14,37 +14,32 @@
 #include <utility>
 #include <vector>
 
-#include "recurformer/checkpoint/json.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
+#include "recurformer/core/error.hpp"
 #include "recurformer/model/backend.hpp"
-#include "recurformer/tokenizer/part_reader.hpp"
 
 namespace rf::detail {
 
 /// The largest id, so that the vocabulary's size fits a Token.
 inline constexpr Token largest_token = std::numeric_limits<Token>::max() - 1;
 
-inline Token read_token(const JsonReader& reader) {
-  return static_cast<Token>(reader.integer(0, largest_token));
-}
-
 class Vocabulary {
  public:
+  struct Entry {
+    Token token;
+    std::string content;
+  };
+
   Vocabulary() = default;
 
-  /// An object of contents and their ids. FileError if two have the same id.
-  explicit Vocabulary(const JsonReader& reader) {
-    if (!reader.value().is_object()) fail_supported(reader, "an object of tokens and their ids");
-    entries_.reserve(reader.value().size());
-    for (const auto& [content, id] : reader.value().items())
-      entries_.push_back(
-          {read_token(JsonReader(reader.file(), id, field_path(reader.path(), content))), content});
+  /// ArgumentError if two entries have the same id. Contents differ.
+  explicit Vocabulary(std::vector<Entry> entries) : entries_(std::move(entries)) {
     std::sort(entries_.begin(), entries_.end(),
               [](const Entry& a, const Entry& b) { return a.token < b.token; });
     for (std::size_t i = 1; i < entries_.size(); ++i)
       if (entries_[i].token == entries_[i - 1].token)
-        reader.fail(printable(entries_[i - 1].content), " and ", printable(entries_[i].content),
-                    " have the same id ", entries_[i].token);
+        throw ArgumentError(text(printable(entries_[i - 1].content), " and ", printable(entries_[i].content),
+                                 " have the same id ", entries_[i].token));
     tokens_.reserve(entries_.size());
     for (const Entry& entry : entries_) tokens_.emplace(entry.content, entry.token);
   }
@@ -69,11 +64,6 @@ class Vocabulary {
   }
 
  private:
-  struct Entry {
-    Token token;
-    std::string content;
-  };
-
   std::vector<Entry> entries_;  // by token
   std::unordered_map<std::string_view, Token> tokens_;
 };
