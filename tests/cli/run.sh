@@ -50,6 +50,26 @@ resumed() {
   [ -n "$steps" ] && ((steps)) || { cat err.txt; fail "'$1' did not resume in between"; }
 }
 
+# byte_tokens <file>: its bytes as a .npy file of tokens.
+byte_tokens() {
+  printf '\x93NUMPY\x01\x00\x80\x00%-127s\n' "{'descr': '|u1', 'fortran_order': False, 'shape': ($(stat -c %s "$1"),), }"
+  cat "$1"
+}
+# byte_tokenizer: a tokenizer.json without merges, in which the token of every byte is the byte.
+byte_tokenizer() {
+  local byte code next=256 one vocabulary=
+  for ((byte = 0; byte < 256; ++byte)); do
+    code=$byte
+    (((byte > 32 && byte < 127) || (byte > 160 && byte != 173))) || code=$((next++))
+    printf -v one '"\\u%04x": %d, ' "$code" "$byte"
+    vocabulary+=$one
+  done
+  echo '{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,'
+  echo '"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},'
+  echo '"post_processor": null, "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},'
+  echo '"model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,'
+  echo "\"fuse_unk\": false, \"byte_fallback\": false, \"vocab\": {${vocabulary%, }}, \"merges\": []}}"
+}
 # A text of the user's own: 300 kB of numbered lines.
 seq 1 12000 | sed 's/.*/line & of a text that nobody has to like\n/' >text.txt
 data=(--text text.txt --rows 4 --length 96 --copy-rows 1 --copy-lag 24)
@@ -91,6 +111,52 @@ else
   grep -q '^backend: cpu (.*), since .' err.txt || fail "generate does not say why there is no GPU"
   refuse "CUDA" generate original --device cuda
 fi
+
+# The same text as lines of JSON and as tokens: the same tokens.
+measure=(eval original --rows 4 --length 96 --copy-lag 24 --text-rows 8 --task-rows 2 --json eval.json)
+run "${measure[@]}" --text text.txt
+cp eval.json expected.json
+grep -q '"bits_per_byte"' expected.json && grep -q '"perplexity"' expected.json || fail "eval.json lacks a loss"
+sed 's/.*/{"body": "&\\n"}/' text.txt >text.jsonl
+byte_tokens text.txt >tokens.npy
+run "${measure[@]}" --text text.jsonl --text-field body
+cmp eval.json expected.json || fail "lines of JSON are other text"
+run "${measure[@]}" --text tokens.npy
+cmp eval.json expected.json || fail "a file of tokens is other text"
+refuse "the field 'text' is missing" "${measure[@]}" --text text.jsonl
+
+# A model with a tokenizer, whose tokens here are bytes, too; one without can use files of tokens only.
+cp -r original with_tokenizer
+sed -i '/"recurformer"/d' with_tokenizer/config.json
+sed -i 's/"eos_token_id": null/"eos_token_id": 10/' with_tokenizer/config.json
+measure[1]=with_tokenizer
+refuse "put its tokenizer.json there" "${measure[@]}" --text text.txt
+refuse "put its tokenizer.json there" generate with_tokenizer --prompt "line"
+run "${measure[@]}" --text tokens.npy
+grep -q '"loss_per_token"' eval.json || fail "eval.json has no loss of tokens"
+if grep -q '"bits_per_byte"' eval.json; then fail "eval.json has bits per byte of unknown text"; fi
+byte_tokenizer >with_tokenizer/tokenizer.json
+run "${measure[@]}" --text tokens.npy
+[ "$(grep bits_per_byte eval.json)" = "$(grep bits_per_byte expected.json)" ] || fail "the tokenizer's text has other bytes"
+# Greedy: both go on from the prompt with the same tokens, the one until the end of the line.
+run generate original --prompt "line 1" --temperature 0 --tokens 60 --json bytes.json
+head -n 1 out.txt >first_line.txt
+run generate with_tokenizer --prompt "line 1" --temperature 0 --tokens 60
+cmp out.txt first_line.txt || fail "generate does not stop at the end token, or draws other tokens"
+run generate with_tokenizer --prompt "line 1" --temperature 0 --tokens 60 --ignore-eos --json ignored.json
+[ "$(sed -n '/text_bytes/,/]/p' ignored.json)" = "$(sed -n '/text_bytes/,/]/p' bytes.json)" ] || fail "--ignore-eos stops"
+# The tokenizer goes with the model.
+run analyze with_tokenizer --text text.txt --rows 2 --length 96 --batches 1 --window 8 --out with_tokenizer.json
+run plan with_tokenizer --analysis with_tokenizer.json --fraction 0.5 --out with_tokenizer_plan.json
+run convert with_tokenizer --plan with_tokenizer_plan.json --analysis with_tokenizer.json --out with_tokenizer_converted
+grep -q "^memory: " out.txt || fail "convert does not state its memory"
+run train --from with_tokenizer_converted "${data[@]}" --steps 1 --out with_tokenizer_hybrid
+grep -q "^memory: .*optimizer" out.txt || fail "train does not state its memory"
+for model in with_tokenizer_converted with_tokenizer_hybrid; do
+  cmp with_tokenizer/tokenizer.json $model/tokenizer.json || fail "$model lacks its tokenizer"
+  grep -q '"eos_token_id": 10' $model/config.json || fail "$model/config.json lacks its end token"
+done
+refuse "training needs" train "${data[@]}" --rows 1000000 --length 100000 --steps 1 --out x
 
 for score in sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
 run plan original --analysis analysis.json --score swap --replacement streaming --out plan.json
