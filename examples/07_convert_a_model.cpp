@@ -67,8 +67,9 @@ double train(Model& model, const rf::MixedData& data, const rf::TrainOptions& op
   return loss;
 }
 
-double bits_per_byte(Model& model, const rf::ByteText& text) {
-  return rf::evaluate_text(model, text, 64, 16).bits_per_byte;
+double bits_per_byte(Model& model, const rf::TokenText& text) {
+  const rf::TextScore score = rf::evaluate_text(model, text, 64, 16);
+  return score.bits_per_byte(score.tokens);  // a token is a byte
 }
 
 /// What every KV group's heads give to the latest 8 tokens, and at which distances they look.
@@ -81,7 +82,7 @@ rf::ModelAnalysis analyse(Model& model, const rf::MixedData& data) {
 int main() {
   rf::set_threads(1);  // so small a model is quickest on one
   const std::array<std::string, 1> documents = {sentences()};
-  const rf::ByteText text(documents);
+  const auto text = rf::TokenText::of_bytes(documents);
   const rf::MixedData data{.text = &text, .rows = 4, .length = 64, .copy_rows = 0};
 
   // A Transformer: attention heads everywhere. (A pretrained one: rf::load_model in
