@@ -34,6 +34,7 @@
 #include "recurformer/checkpoint/model_tensors.hpp"
 #include "recurformer/checkpoint/safetensors.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
+#include "recurformer/model/plan_sizes.hpp"
 #include "recurformer/model/weights.hpp"
 
 namespace rf {
@@ -135,14 +136,6 @@ inline void append_bytes(const FilePiece& piece, DType dtype, std::vector<std::b
     for (std::size_t i = 0; i < wide.size(); ++i) wide[i] = convert<float>(elements[i]);
     append(wide.data());
   });
-}
-
-/// Elements of the parameters of one KV group.
-template <class M>
-std::int64_t group_parameters(const M& mixer, const HeadShape& shape) {
-  std::int64_t count = 0;
-  for (const ParameterSpec& parameter : mixer.parameters(shape)) count += parameter.group_size(shape);
-  return count;
 }
 
 /// The kinds of a bound plan with their options.
@@ -311,25 +304,6 @@ void save_model(ModelWeights<Set, P>& weights, const ModelConfig& config, const 
   check_file(!code, folder, "cannot be made a folder: ", code.message());
   writer.write(detail::weights_path(folder));
   write_model_config(config, folder);
-}
-
-/// Elements of all parameters of a model of this shape and plan.
-template <class... K>
-std::int64_t parameter_count(const ModelShape& shape, const BoundPlan<Kinds<K...>>& plan) {
-  const LayerShape& layer = shape.layer;
-  const std::int64_t d_model = layer.d_model;
-  const std::array group_sizes = std::apply(
-      [&](const typename K::Mixer&... mixer) {
-        return std::array{detail::group_parameters(mixer, layer.head_shape())...};
-      },
-      plan.mixers);
-  const std::int64_t mlp = layer.d_ff > 0 ? d_model + 3 * d_model * layer.d_ff : 0;
-  std::int64_t count = d_model * (1 + std::int64_t{shape.vocabulary} * (shape.tied_embeddings ? 1 : 2));
-  for (const auto& kind_of_group : plan.kind_of_group) {
-    count += d_model + d_model * layer.heads_width() + mlp + (layer.qk_norm ? 2 * layer.d_head : 0);
-    for (const int kind : kind_of_group) count += group_sizes[static_cast<std::size_t>(kind)];
-  }
-  return count;
 }
 
 /// FileError if the folder's weights are much too few for a model of this shape and plan: a config of a few
