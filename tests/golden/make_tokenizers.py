@@ -3,7 +3,7 @@ library "tokenizers" makes of hard texts with them.
 
 The texts that the tokenizers are trained on are made here, so that nothing is downloaded, and every run writes the
 same files. The tests read the files; they need no Python.
-To make the files again: pip install tokenizers==0.22.1; python make_tokenizers.py
+To make the files again: pip install tokenizers==0.22.2; python make_tokenizers.py
 
 <style>.json      a tokenizer
 cases.json        {"texts": [...], "tokenizers": {"<style>": {"before": [ids], "behind": [ids], "results": [...]}}}
@@ -20,7 +20,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-VERSION = "0.22.1"
+VERSION = "0.22.2"
 FOLDER = Path(__file__).parent / "tokenizers"
 
 LLAMA3_PATTERN = (
