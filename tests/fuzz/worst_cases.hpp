@@ -72,6 +72,22 @@ inline std::string many_tensors(std::size_t size) {
   return header + "}";
 }
 
+/// A tokenizer.json with as many tokens and merges as fit: numbers, which are merged from their digits.
+inline std::string tokenizer_of(std::size_t size) {
+  std::string vocabulary, merges;
+  for (std::size_t i = 0; vocabulary.size() + merges.size() < size; ++i) {
+    vocabulary += text(i > 0 ? "," : "", "\"", i, "\":", i);
+    if (i >= 10) merges += text(i > 10 ? "," : "", "\"", i / 10, " ", i % 10, "\"");
+  }
+  return R"({"model":{"vocab":{)" + vocabulary + R"(},"merges":[)" + merges + "]}}";
+}
+
+inline std::string repeated(std::string_view unit, std::size_t size) {
+  std::string out;
+  while (out.size() < size) out += unit;
+  return out;
+}
+
 inline std::vector<WorstCase> worst_cases(std::size_t size) {
   std::vector<WorstCase> out;
   for (const auto& [what, value] : large_json(size)) {
@@ -96,10 +112,19 @@ inline std::vector<WorstCase> worst_cases(std::size_t size) {
     out.push_back({"cache", what, cache_of(value)});
     out.push_back({"index", what, R"({"weight_map":)" + value + "}"});
     out.push_back(
+        {"tokenizer", what + " as merges", R"({"model":{"vocab":{"a":0},"merges":)" + value + "}}"});
+    out.push_back({"tokenizer", what + " as added tokens",
+                   R"({"model":{"vocab":{"a":0},"merges":[]},"added_tokens":)" + value + "}"});
+    out.push_back({"tokenizer", what + " as normalizers",
+                   R"({"normalizer":{"type":"Sequence","normalizers":)" + value + "}}"});
+    out.push_back(
         {"safetensors", what + " as metadata", safetensors_of(R"({"__metadata__":)" + value + "}")});
   }
   out.push_back({"config", "most heads", R"({"model_type":"llama","hidden_size":16,"intermediate_size":1,
                    "num_hidden_layers":4096,"num_attention_heads":16,"head_dim":16,"vocab_size":1})"});
+  out.push_back({"tokenizer", "a vocabulary", tokenizer_of(size)});
+  for (const std::string_view text : {"a", " ", "\xff", "1", "é", "x\xcc\x81\xcc\xa3"})
+    out.push_back({"encoding", rf::text("'", text, "' again and again"), repeated(text, size)});
   out.push_back({"safetensors", "tensors", safetensors_of(many_tensors(size))});
   out.push_back(
       {"npy", "sizes",

@@ -203,7 +203,8 @@ TEST_CASE("tokenizer: vocabularies and merges that contradict themselves are ref
   CHECK(parsed(changed("\"?\": 3", "\"?\": 2147483646")).vocabulary() == 2147483647);
   CHECK(contains(read_error(changed("{\"a\": 0, \"b\": 1, \"ab\": 2, \"?\": 3, \"abab\": 5}", "[]")),
                  "model.vocab: found an array; supported: an object"));
-  CHECK(contains(read_error(changed("[\"a b\", [\"ab\", \"ab\"]]", "{}")), "model.merges: found an object"));
+  CHECK(contains(read_error(changed("[\"a b\", [\"ab\", \"ab\"]]", "{}")),
+                 "model.merges: expected an array, found an object"));
   CHECK(read_error(changed("\"a b\"", "\"a c\"")) == "model.merges[0]: 'c' is not in the vocabulary");
   CHECK(read_error(changed("\"a b\"", "\"b a\"")) == "model.merges[0]: 'ba' is not in the vocabulary");
   CHECK(

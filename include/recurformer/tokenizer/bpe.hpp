@@ -193,13 +193,9 @@ class Bpe {
   }
 
   void read_merges(const JsonReader& reader) {
-    if (!reader.value().is_array()) fail_supported(reader, "an array of merges");
     merges_.reserve(reader.value().size());
     std::uint32_t rank = 0;
-    for (const nlohmann::json& element : reader.value()) {
-      read_merge(JsonReader(reader.file(), element, text(reader.path(), "[", rank, "]")), rank);
-      ++rank;
-    }
+    for (const JsonReader& merge : reader.array()) read_merge(merge, rank++);
   }
   /// "a b" or ["a", "b"]. Of two merges of the same tokens the last one counts.
   void read_merge(const JsonReader& reader, std::uint32_t rank) {
@@ -214,8 +210,8 @@ class Bpe {
   }
   static std::pair<std::string, std::string> merge_contents(const JsonReader& reader) {
     if (reader.value().is_array()) {
+      if (reader.value().size() != 2) reader.fail("expected two tokens, found ", reader.value().size());
       const auto both = reader.array();
-      if (both.size() != 2) reader.fail("expected two tokens, found ", both.size());
       return {both[0].string(), both[1].string()};
     }
     const std::string& both = reader.string();

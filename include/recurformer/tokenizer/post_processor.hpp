@@ -3,6 +3,7 @@
 
 // Special tokens around a text, as Llama's beginning of sequence.
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <utility>
@@ -47,11 +48,20 @@ class PostProcessor {
         if (std::exchange(text_seen, true)) piece.fail("the text for a second time; supported: once");
       } else {
         const JsonReader ids = special.at(piece.at("SpecialToken").at("id").string()).at("ids");
-        for (const JsonReader& id : ids.array()) (text_seen ? behind_ : before_).push_back(read_token(id));
+        for (const JsonReader& id : ids.array()) add_token(id, text_seen ? behind_ : before_);
       }
     }
     if (!text_seen) single.fail("has no place for the text, a Sequence");
   }
+
+  /// Pieces that name the same special tokens again and again make much of a short file.
+  static void add_token(const JsonReader& id, std::vector<Token>& tokens) {
+    if (tokens.size() == most_tokens)
+      id.fail("is one of more than ", most_tokens, " special tokens on one side");
+    tokens.push_back(read_token(id));
+  }
+
+  static constexpr std::size_t most_tokens = 1024;
 
   std::vector<Token> before_, behind_;
 };

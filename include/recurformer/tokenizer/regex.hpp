@@ -125,14 +125,14 @@ class Regex {
                       PCRE2_JIT_COMPLETE);  // where there is no such compiler, matching interprets
   }
 
-  /// Steps and memory for one match: a million and 64 MiB, and for each character of a long run that it goes
+  /// Steps and memory for one match: a million and 32 MiB, and for each character of a long run that it goes
   /// back over a few more.
   static void limit(std::size_t bytes, pcre2_match_context* limits) {
     const auto bounded = [](std::size_t n) {
       return static_cast<std::uint32_t>(std::min<std::size_t>(n, 1u << 31));
     };
     pcre2_set_match_limit(limits, bounded(1'000'000 + 16 * bytes));
-    pcre2_set_heap_limit(limits, bounded(64 * 1024 + bytes / 2));  // KiB
+    pcre2_set_heap_limit(limits, bounded(32 * 1024 + bytes / 2));  // KiB
   }
 
   /// Whether there is a match at or behind `from`; it is left in `data`.
