@@ -30,6 +30,17 @@ TEST_CASE("pattern syntax: what PCRE2 reads alike stays as it is") {
     CHECK(translated(pattern) == pattern);
 }
 
+TEST_CASE("pattern syntax: patterns of published tokenizers are accepted") {
+  for (
+      const std::string_view pattern :
+      {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+       R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)",
+       R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+)",
+       R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*)",
+       "[一-龥\u3040-ゟ゠-ヿ]+"})
+    CHECK(error(pattern) == "no error");
+}
+
 TEST_CASE("pattern syntax: what PCRE2 reads otherwise is rewritten") {
   CHECK(translated(R"(\d\D)") == R"(\p{Nd}\P{Nd})");
   CHECK(translated(R"([\d\D-])") == R"([\p{Nd}\P{Nd}\-])");

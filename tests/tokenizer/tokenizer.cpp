@@ -189,6 +189,7 @@ TEST_CASE("tokenizer: fields that are wrong or not supported are named") {
         "model.end_of_word_suffix: found \"</w>\"; supported: null, \"\"");
   CHECK(read_error(changed("\"unk_token\": \"?\"", "\"unk_token\": \"!\"")) ==
         "model.unk_token: '!' is not in the vocabulary");
+  CHECK(read_error(changed("\"unk_token\": \"?\"", "\"unk_token\": \"\"")) == "no error");
   CHECK(contains(read_error(changed("\"decoder\": {\"type\": \"Fuse\"}", "\"decoder\": {\"type\": \"CTC\"}")),
                  "decoder.type: found \"CTC\"; supported: ByteFallback, "));
 }

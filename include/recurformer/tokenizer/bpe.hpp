@@ -142,7 +142,7 @@ class Bpe {
     read_merges(reader.at("merges"));
     ignore_merges_ = read_flag(reader, "ignore_merges", false);
     fuse_unknown_ = read_flag(reader, "fuse_unk", false);
-    if (const auto unknown = reader.optional("unk_token")) {
+    if (const auto unknown = reader.optional("unk_token"); unknown && !unknown->string().empty()) {
       unknown_ = vocabulary_.token(unknown->string());
       if (!unknown_) unknown->fail(printable(unknown->string()), " is not in the vocabulary");
     }

@@ -74,8 +74,8 @@ using Pcre2 = std::unique_ptr<T, FreePcre2>;
 /// A regular expression. Matching is const and may be done by many threads at once.
 class Regex {
  public:
-  static constexpr std::size_t longest_pattern =
-      4096;  ///< bytes; the longest published ones have some hundred
+  /// Bytes; published ones have some hundred.
+  static constexpr std::size_t longest_pattern = 4096;
 
   /// `pattern` in the syntax of pattern_syntax.hpp. ArgumentError that says what is wrong with it.
   explicit Regex(std::string_view pattern) : source_(pattern) {
@@ -121,8 +121,7 @@ class Regex {
     code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), options,
                               &code, &offset, context.get()));
     check(code_ != nullptr, "the pattern ", printable(source_), " is wrong: ", reason(code));
-    pcre2_jit_compile(code_.get(),
-                      PCRE2_JIT_COMPLETE);  // where there is no such compiler, matching interprets
+    pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);  // without such a compiler, matching interprets
   }
 
   /// Steps and memory for one match: a million and 32 MiB, and for each character of a long run that it goes
@@ -144,8 +143,9 @@ class Regex {
     };
     int found = match(0);
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NO_JIT);
-    check(found >= 0 || found == PCRE2_ERROR_NOMATCH, "the pattern ", printable(source_), " on a text of ",
-          text.size(), " bytes: ", reason(found));
+    if (found < 0 && found != PCRE2_ERROR_NOMATCH)
+      throw ArgumentError(rf::text("the pattern ", printable(source_), " on a text of ", text.size(),
+                                   " bytes: ", reason(found)));
     return found >= 0;
   }
 
