@@ -1,5 +1,5 @@
 // Writes the seeds that the library's own writers make: make_fuzz_corpus <corpus>. The others are written by
-// hand or copies from tests/golden/files.
+// hand or copies from tests/golden.
 
 #include <cstdint>
 #include <filesystem>
