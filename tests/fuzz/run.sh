@@ -18,7 +18,8 @@ targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=($(ls tests/fuzz/corpus))
 
 . cmake/packages.sh
-require_packages clang libclang-rt-dev cmake ninja-build doctest-dev nlohmann-json3-dev
+require_packages clang libclang-rt-dev cmake ninja-build doctest-dev nlohmann-json3-dev \
+  libpcre2-dev libutf8proc-dev
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz
 

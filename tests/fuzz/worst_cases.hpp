@@ -72,6 +72,14 @@ inline std::string many_tensors(std::size_t size) {
   return header + "}";
 }
 
+/// A tokenizer whose template names a list of tokens again and again.
+inline std::string long_template(std::size_t size) {
+  return R"({"model":{"vocab":{"a":0},"merges":[]},"post_processor":{"type":"TemplateProcessing","single":[
+      {"Sequence":{"id":"A"}},)" +
+         list_of(R"({"SpecialToken":{"id":"s"}})", size / 2) + R"(],"special_tokens":{"s":{"ids":[)" +
+         list_of("0", size / 2) + "]}}}}";
+}
+
 inline std::vector<WorstCase> worst_cases(std::size_t size) {
   std::vector<WorstCase> out;
   for (const auto& [what, value] : large_json(size)) {
@@ -94,12 +102,20 @@ inline std::vector<WorstCase> worst_cases(std::size_t size) {
     out.push_back({"safetensors", what + " as a shape",
                    safetensors_of(R"({"t":{"dtype":"U8","data_offsets":[0,0],"shape":)" + value + "}}")});
     out.push_back({"cache", what, cache_of(value)});
+    out.push_back({"config", what + " in a Mamba model",
+                   R"({"model_type":"mamba","hidden_size":16,"num_hidden_layers":1,"vocab_size":1,"x":)" +
+                       value + "}"});
+    out.push_back({"text", what, R"({"text":)" + value + "}"});
+    out.push_back(
+        {"tokenizer", what + " as vocabulary", R"({"model":{"vocab":)" + value + R"(,"merges":[]}})"});
+    out.push_back({"tokenizer", what + " as merges", R"({"model":{"vocab":{},"merges":)" + value + "}}"});
     out.push_back({"index", what, R"({"weight_map":)" + value + "}"});
     out.push_back(
         {"safetensors", what + " as metadata", safetensors_of(R"({"__metadata__":)" + value + "}")});
   }
   out.push_back({"config", "most heads", R"({"model_type":"llama","hidden_size":16,"intermediate_size":1,
                    "num_hidden_layers":4096,"num_attention_heads":16,"head_dim":16,"vocab_size":1})"});
+  out.push_back({"tokenizer", "a template", long_template(size)});
   out.push_back({"safetensors", "tensors", safetensors_of(many_tensors(size))});
   out.push_back(
       {"npy", "sizes",

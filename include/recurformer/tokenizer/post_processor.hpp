@@ -3,6 +3,7 @@
 
 // Special tokens around a text, as Llama's beginning of sequence.
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <utility>
@@ -36,6 +37,9 @@ class PostProcessor {
   const std::vector<Token>& behind() const { return behind_; }
 
  private:
+  /// A template that names a long list of ids again and again would be many times as long as its file.
+  static constexpr std::size_t most_tokens = 1024;
+
   void read_template(const JsonReader& reader) {
     reader.reject_unknown({"type", "single", "pair", "special_tokens"});
     const JsonReader single = reader.at("single"), special = reader.at("special_tokens");
@@ -48,6 +52,8 @@ class PostProcessor {
       } else {
         const JsonReader ids = special.at(piece.at("SpecialToken").at("id").string()).at("ids");
         for (const JsonReader& id : ids.array()) (text_seen ? behind_ : before_).push_back(read_token(id));
+        if (before_.size() + behind_.size() > most_tokens)
+          single.fail("puts more than ", most_tokens, " tokens around a text");
       }
     }
     if (!text_seen) single.fail("has no place for the text, a Sequence");
