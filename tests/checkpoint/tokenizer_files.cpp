@@ -43,4 +43,10 @@ TEST_CASE("the tokens that end a text are those of both configs, each once") {
   CHECK(message_of<rf::FileError>([&] { rf::read_end_tokens(path); }) ==
         folder / "generation_config.json" +
             std::string(": eos_token_id[1]: expected an integer from 0 to 2147483647, found the string 'x'"));
+  std::string many = "{\"eos_token_id\": [0";
+  for (int i = 0; i < 1024; ++i) many += ",0";
+  folder.write("generation_config.json", many + "]}");
+  CHECK(message_of<rf::FileError>([&] { rf::read_end_tokens(path); }) ==
+        folder / "generation_config.json" +
+            std::string(": eos_token_id: names 1025 tokens; allowed: at most 1024"));
 }

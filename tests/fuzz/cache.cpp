@@ -29,6 +29,6 @@ void load_cache(std::string_view bytes) {
   check_replay(cache);
 }
 
-const rf::test::RegisteredTarget cache{{"cache", rf::test::json_memory, 1 << 15, load_cache}};
+const rf::test::RegisteredTarget cache_target{{"cache", rf::test::json_memory, 1 << 15, load_cache}};
 
 }  // namespace

@@ -20,9 +20,9 @@ namespace {
 constexpr rf::AttentionPolicy biased = {.qkv_bias = true};
 template <class... M>
 using Fp32Kinds = rf::Kinds<rf::Kind<M, rf::Fp32>...>;
-using ConfigKinds =
-    Fp32Kinds<rf::Attention<>, rf::Attention<biased>, rf::StreamingAttention<>,
-              rf::StreamingAttention<rf::StreamingWindow{}, biased>, rf::Mamba<>, rf::Mamba2<>>;
+using ConfigKinds = Fp32Kinds<rf::Attention<>, rf::Attention<biased>, rf::StreamingAttention<>,
+                              rf::StreamingAttention<rf::StreamingWindow{}, biased>, rf::Mamba<>,
+                              rf::Mamba<rf::ScanShape{}, rf::standard_mamba>, rf::Mamba2<>>;
 
 /// Bytes of the caches of layers whose groups are all of one kind, one layer for each kind of the set.
 template <class... K>
@@ -50,6 +50,6 @@ void read_config(std::string_view bytes) {
     rf::test::report_finding("a cache of a negative size");
 }
 
-const rf::test::RegisteredTarget config{{"config", rf::test::json_memory, 1 << 20, read_config}};
+const rf::test::RegisteredTarget config_target{{"config", rf::test::json_memory, 1 << 20, read_config}};
 
 }  // namespace

@@ -18,6 +18,6 @@ void load_npy(std::string_view bytes) {
   rf::test::expect_success_or_error([&] { rf::load_npy<float, rf::Dims<2>>(path); });
 }
 
-const rf::test::RegisteredTarget npy{{"npy", 4, 1 << 14, load_npy}};
+const rf::test::RegisteredTarget npy_target{{"npy", 4, 1 << 14, load_npy}};
 
 }  // namespace

@@ -15,6 +15,6 @@ void read_plan(std::string_view bytes) {
   rf::validate(rf::read_plan(path, rf::test::small_shape).plan, rf::test::small_shape);
 }
 
-const rf::test::RegisteredTarget plan{{"plan", rf::test::json_memory, 1 << 14, read_plan}};
+const rf::test::RegisteredTarget plan_target{{"plan", rf::test::json_memory, 1 << 14, read_plan}};
 
 }  // namespace

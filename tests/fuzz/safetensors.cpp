@@ -18,7 +18,7 @@ void read_safetensors(std::string_view bytes) {
   }
 }
 
-const rf::test::RegisteredTarget safetensors{
+const rf::test::RegisteredTarget safetensors_target{
     {"safetensors", rf::test::json_memory, 1 << 14, read_safetensors}};
 
 }  // namespace

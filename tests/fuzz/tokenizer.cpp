@@ -1,4 +1,4 @@
-// Tokenizer::parse, and with what it accepts a few texts there and back.
+// Tokenizer::parse, and texts through whatever it accepts.
 
 #include "recurformer/tokenizer/tokenizer.hpp"
 
@@ -10,22 +10,20 @@
 
 namespace {
 
-void round_trip(const rf::Tokenizer& tokenizer, std::string_view text) {
-  for (const rf::Token token : tokenizer.encode_with_specials(text))
-    if (token < 0 || token >= tokenizer.vocabulary()) rf::test::report_finding("an id beyond the vocabulary");
-  const std::vector<rf::Token> tokens = tokenizer.encode(text);
-  if (!rf::detail::is_utf8(tokenizer.decode(tokens))) rf::test::report_finding("a text that is not UTF-8");
-  tokenizer.decode_bytes(tokens, false);
-}
-
-void parse_tokenizer(std::string_view bytes) {
+void read_tokenizer(std::string_view bytes) {
   const rf::Tokenizer tokenizer = rf::Tokenizer::parse(bytes, "tokenizer.json");
-  const std::vector<std::string> texts = {"", "a b  ab-ab\n\n 123 <m>ab", "é世e\u0301▁ </s>\xff\xf0\x9f",
-                                          std::string(60, 'a'), std::string(30, ' ') + "x"};
-  for (const std::string& text : texts)
-    rf::test::expect_success_or_error([&] { round_trip(tokenizer, text); });
+  for (const std::string_view text :
+       {"", "a", "Hello,  world!\n\n 123 <s></s>",
+        "e\xcc\x81\xe2\x96\x81 \xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x9a\x80\xff\xe0\x80"})
+    rf::test::expect_success_or_error([&] {
+      const std::vector<rf::Token> tokens = tokenizer.encode_with_specials(text);
+      if (!rf::detail::is_utf8(tokenizer.decode(tokens, false)))
+        rf::test::report_finding("a decoded text is not UTF-8");
+      tokenizer.decode_bytes(tokens);
+    });
 }
 
-const rf::test::RegisteredTarget tokenizer{{"tokenizer", rf::test::json_memory, 1 << 22, parse_tokenizer}};
+const rf::test::RegisteredTarget tokenizer_target{
+    {"tokenizer", rf::test::json_memory, 1 << 17, read_tokenizer}};
 
 }  // namespace

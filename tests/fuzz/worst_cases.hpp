@@ -72,6 +72,14 @@ inline std::string many_tensors(std::size_t size) {
   return header + "}";
 }
 
+/// A tokenizer whose template names a list of tokens again and again.
+inline std::string long_template(std::size_t size) {
+  return R"({"model":{"vocab":{"a":0},"merges":[]},"post_processor":{"type":"TemplateProcessing","single":[
+      {"Sequence":{"id":"A"}},)" +
+         list_of(R"({"SpecialToken":{"id":"s"}})", size / 2) + R"(],"special_tokens":{"s":{"ids":[)" +
+         list_of("0", size / 2) + "]}}}}";
+}
+
 /// A tokenizer.json with as many tokens and merges as fit: numbers, which are merged from their digits.
 inline std::string tokenizer_of(std::size_t size) {
   std::string vocabulary, merges;
@@ -80,12 +88,6 @@ inline std::string tokenizer_of(std::size_t size) {
     if (i >= 10) merges += text(i > 10 ? "," : "", "\"", i / 10, " ", i % 10, "\"");
   }
   return R"({"model":{"vocab":{)" + vocabulary + R"(},"merges":[)" + merges + "]}}";
-}
-
-inline std::string repeated(std::string_view unit, std::size_t size) {
-  std::string out;
-  while (out.size() < size) out += unit;
-  return out;
 }
 
 inline std::vector<WorstCase> worst_cases(std::size_t size) {
@@ -110,21 +112,21 @@ inline std::vector<WorstCase> worst_cases(std::size_t size) {
     out.push_back({"safetensors", what + " as a shape",
                    safetensors_of(R"({"t":{"dtype":"U8","data_offsets":[0,0],"shape":)" + value + "}}")});
     out.push_back({"cache", what, cache_of(value)});
-    out.push_back({"index", what, R"({"weight_map":)" + value + "}"});
+    out.push_back({"config", what + " in a Mamba model",
+                   R"({"model_type":"mamba","hidden_size":16,"num_hidden_layers":1,"vocab_size":1,"x":)" +
+                       value + "}"});
+    out.push_back({"text", what, R"({"text":)" + value + "}"});
     out.push_back(
-        {"tokenizer", what + " as merges", R"({"model":{"vocab":{"a":0},"merges":)" + value + "}}"});
-    out.push_back({"tokenizer", what + " as added tokens",
-                   R"({"model":{"vocab":{"a":0},"merges":[]},"added_tokens":)" + value + "}"});
-    out.push_back({"tokenizer", what + " as normalizers",
-                   R"({"normalizer":{"type":"Sequence","normalizers":)" + value + "}}"});
+        {"tokenizer", what + " as vocabulary", R"({"model":{"vocab":)" + value + R"(,"merges":[]}})"});
+    out.push_back({"tokenizer", what + " as merges", R"({"model":{"vocab":{},"merges":)" + value + "}}"});
+    out.push_back({"index", what, R"({"weight_map":)" + value + "}"});
     out.push_back(
         {"safetensors", what + " as metadata", safetensors_of(R"({"__metadata__":)" + value + "}")});
   }
   out.push_back({"config", "most heads", R"({"model_type":"llama","hidden_size":16,"intermediate_size":1,
                    "num_hidden_layers":4096,"num_attention_heads":16,"head_dim":16,"vocab_size":1})"});
+  out.push_back({"tokenizer", "a template", long_template(size)});
   out.push_back({"tokenizer", "a vocabulary", tokenizer_of(size)});
-  for (const std::string_view text : {"a", " ", "\xff", "1", "é", "x\xcc\x81\xcc\xa3"})
-    out.push_back({"encoding", rf::text("'", text, "' again and again"), repeated(text, size)});
   out.push_back({"safetensors", "tensors", safetensors_of(many_tensors(size))});
   out.push_back(
       {"npy", "sizes",

@@ -272,6 +272,10 @@ TEST_CASE("tokenizer: parts that are out of hand are refused") {
   CHECK(contains(read_error(normalizer(times(sequence, 40) + nfc + times("]}", 40))), "within each other"));
   CHECK(contains(read_error(normalizer(times(sequence, 20) + R"({"type": "Nmt"})" + times("]}", 20))),
                  "found \"Nmt\"; supported: NFC, "));
+  const std::string special = R"({"SpecialToken": {"id": "<s>", "type_id": 0}}, )";
+  CHECK(contains(read_error(changed(special, times(special, 1024))), "no error"));
+  CHECK(contains(read_error(changed(special, times(special, 1025))),
+                 "post_processor.single: puts more than 1024 tokens around a text"));
 }
 
 TEST_CASE("tokenizer: texts that a file makes absurdly long are refused") {

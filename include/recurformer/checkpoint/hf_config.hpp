@@ -33,6 +33,7 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -342,6 +343,22 @@ inline nlohmann::json windows_json(const WrittenFamily& written) {
   return out;
 }
 
+/// config.json of the families above, without ModelConfig::other.
+inline ModelConfig read_family_config(const JsonReader& reader) {
+  const ModelFamily& family = read_family(reader);
+  check_family(reader, family);
+  ModelConfig config;
+  config.max_positions =
+      integer_or(reader, "max_position_embeddings", family.max_positions, std::int64_t{1} << 40);
+  config.shape = read_shape(reader, family, config.max_positions);
+  const ConfigDType& dtype = read_dtype(reader);
+  config.dtype = dtype.dtype;
+  config.plan = family_plan(family, read_layer_windows(reader, family, config.shape.layers), dtype.precision,
+                            config.shape.layer.kv_groups);
+  if (const auto section = reader.optional("recurformer")) read_section(*section, config);
+  return config;
+}
+
 inline std::string config_path(const std::string& folder) {
   return (std::filesystem::path(folder) / "config.json").string();
 }
@@ -353,20 +370,11 @@ inline ModelConfig read_model_config(const std::string& folder) {
   const std::string path = detail::config_path(folder);
   nlohmann::json document = parse_json_file(path);
   const JsonReader reader(path, document);
-  if (detail::is_mamba_config(reader)) return detail::read_mamba_config(reader);
-  const detail::ModelFamily& family = detail::read_family(reader);
-  detail::check_family(reader, family);
-
-  ModelConfig config;
-  config.max_positions =
-      detail::integer_or(reader, "max_position_embeddings", family.max_positions, std::int64_t{1} << 40);
-  config.shape = detail::read_shape(reader, family, config.max_positions);
-  const detail::ConfigDType& dtype = detail::read_dtype(reader);
-  config.dtype = dtype.dtype;
-  config.plan = detail::family_plan(family, detail::read_layer_windows(reader, family, config.shape.layers),
-                                    dtype.precision, config.shape.layer.kv_groups);
-  if (const auto section = reader.optional("recurformer")) detail::read_section(*section, config);
-  for (const std::string_view field : detail::llama_fields) document.erase(std::string(field));
+  const bool is_mamba = detail::is_mamba_config(reader);
+  ModelConfig config = is_mamba ? detail::read_mamba_config(reader) : detail::read_family_config(reader);
+  for (const std::string_view field : is_mamba ? std::span<const std::string_view>(detail::mamba_fields)
+                                               : std::span<const std::string_view>(detail::llama_fields))
+    document.erase(std::string(field));
   config.other = std::move(document);
   return config;
 }

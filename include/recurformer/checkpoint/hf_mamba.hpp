@@ -6,6 +6,7 @@
 // Mamba<ScanShape{}, standard_mamba>, or with a ScanShape of its own where state_size, conv_kernel or
 // time_step_rank are not Mamba's usual ones: tensors of other sizes are refused by name.
 
+#include <array>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -38,7 +39,15 @@ inline void check_boolean(const JsonReader& reader, std::string_view field, bool
   if (found && found->boolean() != expected) fail_unsupported(*found, expected ? "true" : "false");
 }
 
-/// config.json of a Mamba model. FileError naming the field, what was found and what is supported.
+/// Fields that are read below, or follow from these; all others are ModelConfig::other's.
+inline constexpr std::array<std::string_view, 11> mamba_fields = {
+    "architectures",     "model_type", "hidden_size",
+    "intermediate_size", "expand",     "layer_norm_epsilon",
+    "num_hidden_layers", "vocab_size", "tie_word_embeddings",
+    "torch_dtype",       "dtype"};
+
+/// config.json of a Mamba model, without ModelConfig::other. FileError naming the field, what was found and
+/// what is supported.
 inline ModelConfig read_mamba_config(const JsonReader& reader) {
   constexpr std::int64_t most = 1 << 24;
   if (const auto architectures = reader.optional("architectures"))
@@ -71,11 +80,6 @@ inline ModelConfig read_mamba_config(const JsonReader& reader) {
   config.dtype = dtype.dtype;
   config.plan = uniform_plan({std::string(mamba_checkpoint_mixer), std::string(dtype.precision), {}},
                              config.shape.layers, 1);
-  config.other = reader.value();
-  for (const char* field :
-       {"architectures", "model_type", "hidden_size", "intermediate_size", "expand", "layer_norm_epsilon",
-        "num_hidden_layers", "vocab_size", "tie_word_embeddings", "torch_dtype", "dtype"})
-    config.other.erase(field);
   return config;
 }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -45,10 +46,14 @@ inline std::vector<std::int32_t> read_end_tokens_of(const std::string& path) {
   const auto add = [&](const JsonReader& token) {
     out.push_back(static_cast<std::int32_t>(token.integer(0, std::numeric_limits<std::int32_t>::max())));
   };
-  if (field->value().is_array())
-    for (const JsonReader& token : field->array()) add(token);
-  else
+  if (!field->value().is_array()) {
     add(*field);
+    return out;
+  }
+  constexpr std::size_t most = 1024;  // every generated token is compared with all of them
+  const JsonArray tokens = field->array();
+  if (tokens.size() > most) field->fail("names ", tokens.size(), " tokens; allowed: at most ", most);
+  for (const JsonReader& token : tokens) add(token);
   return out;
 }
 
