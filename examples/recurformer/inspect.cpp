@@ -2,6 +2,7 @@
 
 #include "commands.hpp"
 #include "model_io.hpp"
+#include "recurformer/model/plan_sizes.hpp"
 #include "steps.hpp"
 
 namespace cli {
@@ -12,18 +13,24 @@ struct InspectOptions : CommonOptions {
   std::string model;
 };
 
-nlohmann::json inspect(Model& model) {
-  const rf::ModelShape& shape = model.shape();
-  const rf::Plan plan = model.named_plan();
+nlohmann::json inspect(const std::string& folder, const rf::ModelConfig& config,
+                       const rf::CacheLayout& cache) {
+  const rf::ModelShape& shape = config.shape;
+  const rf::Plan& plan = config.plan;
   nlohmann::json layers = nlohmann::json::array();
   for (const auto& groups : plan.kind_of_group) {
     nlohmann::json names = nlohmann::json::array();
     for (const int kind : groups) names.push_back(plan.kinds[static_cast<std::size_t>(kind)].name());
     layers.push_back(names);
   }
+  const auto bound = program_plan(config);
+  rf::check_weights_size(shape, bound, folder);
+  const rf::ModelTensors file(folder);
   nlohmann::json tensors = nlohmann::json::array();
-  for (const auto& tensor : rf::file_tensors(model.weights()))
-    tensors.push_back({{"name", tensor.name}, {"dtype", rf::name_of(tensor.dtype)}, {"shape", tensor.shape}});
+  for (const rf::FileTensor& tensor : rf::check_model_tensors<rf::Fp32>(file, shape, bound))
+    tensors.push_back({{"name", tensor.name},
+                       {"dtype", rf::name_of(file.find(tensor.name)->dtype)},
+                       {"shape", tensor.shape}});
   return {{"model",
            {{"layers", shape.layers},
             {"d_model", shape.layer.d_model},
@@ -34,13 +41,13 @@ nlohmann::json inspect(Model& model) {
             {"d_ff", shape.layer.d_ff},
             {"vocabulary", shape.vocabulary},
             {"tied_embeddings", shape.tied_embeddings},
-            {"parameters", parameter_count(model)}}},
+            {"parameters", rf::parameter_count(shape, bound)}}},
           {"plan", layers},
-          {"cache_bytes", cache_json(model.cache_layout())},
+          {"cache_bytes", cache_json(cache)},
           {"tensors", tensors}};
 }
 
-void print(const Model& model, const nlohmann::json& results) {
+void print(const rf::CacheLayout& cache, const nlohmann::json& results) {
   for (const auto& [name, value] : results["model"].items())
     std::printf("%-18s %s\n", name.c_str(), value.dump().c_str());
   std::printf("\nplan (kind of every KV group)\n");
@@ -53,9 +60,9 @@ void print(const Model& model, const nlohmann::json& results) {
   std::printf("\ncache of one sequence\n");
   for (const std::int64_t context : quoted_contexts) {
     std::printf("  %6lld tokens  %12s  ", static_cast<long long>(context),
-                bytes_text(model.cache_layout().bytes(context)).c_str());
+                bytes_text(cache.bytes(context)).c_str());
     std::map<std::string, std::int64_t> by_kind;
-    for (const auto& item : model.cache_layout().items(context)) by_kind[item.kind] += item.bytes;
+    for (const auto& item : cache.items(context)) by_kind[item.kind] += item.bytes;
     for (const auto& [kind, bytes] : by_kind) std::printf(" %s %s", kind.c_str(), bytes_text(bytes).c_str());
     std::printf("\n");
   }
@@ -75,9 +82,10 @@ void add_inspect(CLI::App& program) {
   command->add_option("model", options->model, "Model folder")->required();
   add_common_options(*command, *options);
   command->callback([options] {
-    Model model = load(options->model);
-    const nlohmann::json results = inspect(model);
-    print(model, results);
+    const rf::ModelConfig config = rf::read_model_config(options->model);
+    const rf::CacheLayout cache = rf::cache_layout(config.shape, program_plan(config));
+    const nlohmann::json results = inspect(options->model, config, cache);
+    print(cache, results);
     write_results(*options, results);
   });
 }

@@ -156,7 +156,7 @@ for model in with_tokenizer_converted with_tokenizer_hybrid; do
   cmp with_tokenizer/tokenizer.json $model/tokenizer.json || fail "$model lacks its tokenizer"
   grep -q '"eos_token_id": 10' $model/config.json || fail "$model/config.json lacks its end token"
 done
-refuse "training needs" train "${data[@]}" --rows 1000000 --length 100000 --steps 1 --out x
+refuse "training needs" train --text text.txt --rows 10000 --length 100000 --steps 1 --out x
 
 for score in sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
 run plan original --analysis analysis.json --score swap --replacement streaming --out plan.json

@@ -59,4 +59,7 @@ TEST_CASE("a teacher is another model, and longer rows take more") {
   CHECK(with_teacher.activations == alone.activations);
   CHECK(longer.weights == alone.weights);
   CHECK(longer.activations > 2 * alone.activations);
+  CHECK_THROWS_AS(rf::training_memory<small::Model>(small::shape(), hybrid, 1 << 20, 1 << 20),
+                  rf::ArgumentError);
+  CHECK_THROWS_AS(rf::training_memory<small::Model>(small::shape(), hybrid, 0, 16), rf::ArgumentError);
 }

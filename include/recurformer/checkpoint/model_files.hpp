@@ -224,11 +224,14 @@ Plan plan_of(const ModelWeights<Kinds<K...>, P>& weights) {
 }
 
 /// The tensors of a model in the names that its family has for them.
+inline std::vector<FileTensor> in_family_names(const ModelShape& shape, const Plan& plan,
+                                               std::vector<FileTensor> tensors) {
+  const bool is_mamba = is_mamba_checkpoint(shape, without_unused_kinds(plan));
+  return is_mamba ? as_mamba_tensors(std::move(tensors)) : tensors;
+}
 template <class Set, class P>
 std::vector<FileTensor> checkpoint_tensors(ModelWeights<Set, P>& weights) {
-  std::vector<FileTensor> tensors = file_tensors(weights);
-  const bool is_mamba = is_mamba_checkpoint(weights.shape, without_unused_kinds(plan_of(weights)));
-  return is_mamba ? as_mamba_tensors(std::move(tensors)) : tensors;
+  return in_family_names(weights.shape, plan_of(weights), file_tensors(weights));
 }
 
 }  // namespace detail
@@ -304,6 +307,39 @@ void save_model(ModelWeights<Set, P>& weights, const ModelConfig& config, const 
   check_file(!code, folder, "cannot be made a folder: ", code.message());
   writer.write(detail::weights_path(folder));
   write_model_config(config, folder);
+}
+
+namespace detail {
+
+/// Names, shapes and types of all tensors of a model whose weights are not in memory.
+template <class P, class Set>
+std::vector<FileTensor> declared_tensors(const ModelShape& shape, const BoundPlan<Set>& plan) {
+  constexpr DType dtype = dtype_of<typename P::Weight>;
+  const std::int64_t d = shape.layer.d_model;
+  std::vector<FileTensor> out;
+  out.push_back({std::string(embedding_tensor), {shape.vocabulary, d}, dtype, {}});
+  for (std::size_t l = 0; l < plan.kind_of_group.size(); ++l) {
+    LayerWeights<Set, P> layer(shape.layer, plan.mixers, plan.kind_of_group[l]);
+    add_layer_tensors(layer, shape.layer, l, out);
+  }
+  out.push_back({std::string(final_norm_tensor), {d}, DType::F32, {}});
+  if (!shape.tied_embeddings) out.push_back({std::string(head_tensor), {shape.vocabulary, d}, dtype, {}});
+  for (FileTensor& tensor : out) tensor.pieces.clear();  // the layers are gone
+  return out;
+}
+
+}  // namespace detail
+
+/// The tensors of a model of this shape and plan, without pieces, once the files are known to have all of
+/// them and no others; FileError as load_weights(). One layer at a time is in memory.
+template <class P, class Set>
+std::vector<FileTensor> check_model_tensors(const ModelTensors& file, const ModelShape& shape,
+                                            const BoundPlan<Set>& plan) {
+  detail::check_tensors_text(file, tensors_text(shape, named_plan(plan)));
+  std::vector<FileTensor> tensors =
+      detail::in_family_names(shape, named_plan(plan), detail::declared_tensors<P>(shape, plan));
+  detail::check_tensors(file, tensors, shape.tied_embeddings);
+  return tensors;
 }
 
 /// FileError if the folder's weights are much too few for a model of this shape and plan: a config of a few

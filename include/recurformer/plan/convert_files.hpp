@@ -58,23 +58,6 @@ inline Plan in_precision(const Plan& plan, std::string_view precision) {
   return out;
 }
 
-/// Names, shapes and types of all tensors of a model whose weights are not in memory.
-template <class Set, class P>
-std::vector<FileTensor> declared_tensors(const ModelShape& shape, const BoundPlan<Set>& plan) {
-  constexpr DType dtype = dtype_of<typename P::Weight>;
-  const std::int64_t d = shape.layer.d_model;
-  std::vector<FileTensor> out;
-  out.push_back({std::string(embedding_tensor), {shape.vocabulary, d}, dtype, {}});
-  for (std::size_t l = 0; l < plan.kind_of_group.size(); ++l) {
-    LayerWeights<Set, P> layer(shape.layer, plan.mixers, plan.kind_of_group[l]);
-    add_layer_tensors(layer, shape.layer, l, out);
-  }
-  out.push_back({std::string(final_norm_tensor), {d}, DType::F32, {}});
-  if (!shape.tied_embeddings) out.push_back({std::string(head_tensor), {shape.vocabulary, d}, dtype, {}});
-  for (FileTensor& tensor : out) tensor.pieces.clear();  // the layers are gone
-  return out;
-}
-
 /// A tensor that conversion made.
 struct MadeTensor {
   std::string name;
@@ -111,8 +94,7 @@ class FileConversion {
         to_(bind_plan<Set>(to)),
         profiles_(profiles),
         seed_(seed) {
-    check_tensors_text(file, tensors_text(shape, from));
-    check_tensors(file, declared_tensors<Set, P>(shape, from_), shape.tied_embeddings);
+    check_model_tensors<P>(file, shape, from_);
   }
 
   void convert_layer(std::size_t layer) {
@@ -196,6 +178,7 @@ void convert_files(const std::string& from, const Plan& plan, const ModelProfile
     using FileSet = typename detail::KindsIn<Set, P>::type;
     const Plan old_plan = detail::in_precision(config.plan, P::name);
     config.plan = without_unused_kinds(named_plan(bind_plan<FileSet>(detail::in_precision(plan, P::name))));
+    check_weights_size(config.shape, bind_plan<FileSet>(old_plan), from);
     detail::FileConversion<FileSet, P> conversion(file, config.shape, old_plan, config.plan, profiles, seed);
     const auto layers = static_cast<std::size_t>(config.shape.layers);
     for (std::size_t l = 0; l < layers; ++l) {

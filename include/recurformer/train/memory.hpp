@@ -81,9 +81,11 @@ TrainingMemory training_memory(const ModelShape& shape, const BoundPlan<typename
                                const BoundPlan<typename M::Kinds>* teacher = nullptr) {
   using Weight = typename M::Precision::Weight;
   constexpr std::int64_t bytes = sizeof(float), master = std::same_as<Weight, float> ? 0 : bytes;
-  std::vector<SequenceRows> sequences;
-  for (std::int64_t row = 0; row < rows; ++row)
-    sequences.push_back({.first_row = row * length, .rows = length});
+  constexpr std::int64_t most_tokens = std::int64_t{1} << 32;  // keeps every sum below within 63 bits
+  check(rows >= 1 && length >= 1 && rows <= most_tokens / length, "a batch of ", rows, " rows of ", length,
+        " tokens; allowed: at least one of each, and at most 2^32 tokens");
+  const SequenceRows row{.rows = length};
+  const auto tape = [&](const auto& of) { return rows * detail::tape_floats(shape, of, {&row, 1}); };
   const LayerShape& layer = shape.layer;
   const std::int64_t tokens = rows * length, d = layer.d_model, f = layer.d_ff;
   const std::int64_t parameters = parameter_count(shape, plan);
@@ -95,14 +97,13 @@ TrainingMemory training_memory(const ModelShape& shape, const BoundPlan<typename
   const std::int64_t backward = tokens * (3 * d + layer.heads_width() + 3 * f + layer.kv_groups * widest);
   const std::int64_t logits = std::min(detail::logit_block_rows(shape.vocabulary), tokens) * shape.vocabulary;
 
-  TrainingMemory out{
-      .weights = parameters * static_cast<std::int64_t>(sizeof(Weight)),
-      .gradients = parameters * bytes,
-      .optimizer = parameters * (2 * bytes + master),
-      .activations = (detail::tape_floats(shape, plan, sequences) + backward + logits) * bytes};
+  TrainingMemory out{.weights = parameters * static_cast<std::int64_t>(sizeof(Weight)),
+                     .gradients = parameters * bytes,
+                     .optimizer = parameters * (2 * bytes + master),
+                     .activations = (tape(plan) + backward + logits) * bytes};
   if (teacher)
     out.teacher = parameter_count(shape, *teacher) * static_cast<std::int64_t>(sizeof(Weight)) +
-                  (detail::tape_floats(shape, *teacher, sequences) + logits) * bytes;
+                  (tape(*teacher) + logits) * bytes;
   return out;
 }
 
