@@ -247,7 +247,7 @@ class Mamba2Harness {
       for (std::int64_t c = 0; c < width_; ++c) values[at(c)] = static_cast<double>(convert<float>(row[c]));
       if (plain && Mixer::policy.rope)
         for (int h = 0; h <= case_.queries; ++h) {
-          reference::rotate(values.data() + h * P, P, 10000.0, rows.position + t);
+          reference::rotate(values.data() + h * P, {.d_head = P}, rows.position + t);
           for (int i = 0; i < P; ++i) values[at(h * P + i)] = rounded<T>(values[at(h * P + i)]);
         }
       inputs.insert(inputs.end(), values.begin(), values.end());
