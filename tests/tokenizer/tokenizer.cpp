@@ -275,7 +275,7 @@ TEST_CASE("tokenizer: parts that are out of hand are refused") {
   const std::string special = R"({"SpecialToken": {"id": "<s>", "type_id": 0}}, )";
   CHECK(contains(read_error(changed(special, times(special, 1024))), "no error"));
   CHECK(contains(read_error(changed(special, times(special, 1025))),
-                 "post_processor.single: puts more than 1024 tokens around a text"));
+                 "ids[0]: is one of more than 1024 special tokens on one side"));
 }
 
 TEST_CASE("tokenizer: texts that a file makes absurdly long are refused") {
