@@ -10,7 +10,6 @@
 
 #include "recurformer/core/precision.hpp"
 #include "recurformer/reference/mamba.hpp"
-#include "support/error_message.hpp"
 #include "support/mixer_harness.hpp"
 
 namespace {
