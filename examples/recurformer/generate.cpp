@@ -120,7 +120,7 @@ void generate(const GenerateOptions& options) {
       "prompt: %zu tokens, first token after %.3f s; %.0f tokens/s after that; cache: %lld tokens, %s\n",
       tokens.size(), output.first_token_seconds(), output.tokens_per_second(),
       static_cast<long long>(cache.tokens), bytes_text(cache.bytes).c_str());
-  const std::string text = codec.decode(output.tokens());
+  const std::string text = codec.bytes(output.tokens());
   write_results(options, {{"device", device},
                           {"prompt_tokens", tokens.size()},
                           {"tokens", output.tokens()},

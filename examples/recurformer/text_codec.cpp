@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "recurformer/checkpoint/tokenizer_files.hpp"
+#include "recurformer/tokenizer/tokenizer.hpp"
 
 namespace cli {
 
@@ -19,7 +20,7 @@ TextCodec::TextCodec(const std::string& folder, const rf::ModelConfig& config)
   const auto path = rf::find_tokenizer(folder);
   if (!path) return;
   kind_ = Kind::tokenizer;
-  tokenizer_ = std::make_unique<const rf::Tokenizer>(rf::Tokenizer::load(*path));
+  tokenizer_ = std::make_shared<const rf::Tokenizer>(rf::Tokenizer::load(*path));
 }
 
 rf::DocumentEncoder TextCodec::encoder() const {
@@ -44,10 +45,21 @@ std::vector<rf::Token> TextCodec::encode_prompt(std::string_view text, bool is_s
 }
 
 std::string TextCodec::decode(std::span<const rf::Token> tokens) const {
-  if (tokenizer_) return tokenizer_->decode(tokens);
+  return tokenizer_ ? tokenizer_->decode(named(tokens)) : bytes(tokens);
+}
+
+std::string TextCodec::bytes(std::span<const rf::Token> tokens) const {
+  if (tokenizer_) return tokenizer_->decode_bytes(named(tokens));
   std::string out;
   for (const rf::Token token : tokens)
     if (token < rf::byte_vocabulary) out += static_cast<char>(token);
+  return out;
+}
+
+std::vector<rf::Token> TextCodec::named(std::span<const rf::Token> tokens) const {
+  std::vector<rf::Token> out;
+  for (const rf::Token token : tokens)
+    if (tokenizer_->contains(token)) out.push_back(token);
   return out;
 }
 
@@ -61,7 +73,7 @@ std::optional<std::int64_t> predicted_bytes(const rf::TextScore& score, const rf
     const std::int64_t count = std::min(block, score.tokens - first);
     const std::vector<rf::Token> tokens =
         text.held_out().copy(static_cast<std::size_t>(1 + first), static_cast<std::size_t>(count));
-    bytes += static_cast<std::int64_t>(codec.decode(tokens).size());
+    bytes += static_cast<std::int64_t>(codec.bytes(tokens).size());
   }
   return bytes;
 }

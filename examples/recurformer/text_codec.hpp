@@ -11,8 +11,11 @@
 
 #include "recurformer/checkpoint/hf_config.hpp"
 #include "recurformer/eval/evaluate.hpp"
-#include "recurformer/tokenizer/tokenizer.hpp"
 #include "recurformer/train/text_files.hpp"
+
+namespace rf {
+class Tokenizer;
+}
 
 namespace cli {
 
@@ -33,18 +36,24 @@ class TextCodec {
   /// A text to go on from, with the tokens that the tokenizer begins texts with if it is the start of one.
   /// FileError if knows_text() is false.
   std::vector<rf::Token> encode_prompt(std::string_view text, bool is_start) const;
-  /// What tokens stand for, without special ones; bytes for a byte each. knows_text() is true.
+  /// The text of tokens, without special ones and those that the tokenizer does not name, U+FFFD in place of
+  /// what is no character; bytes as they are with bytes. knows_text() is true.
   std::string decode(std::span<const rf::Token> tokens) const;
+  /// The same with all bytes as they are.
+  std::string bytes(std::span<const rf::Token> tokens) const;
   /// The tokens that end a text; none with bytes.
   const std::vector<rf::Token>& end_tokens() const { return end_tokens_; }
 
  private:
   enum class Kind { bytes, tokenizer, unknown };
 
+  /// Those that the tokenizer names: a model's vocabulary is often padded.
+  std::vector<rf::Token> named(std::span<const rf::Token> tokens) const;
+
   Kind kind_ = Kind::bytes;
   int vocabulary_ = rf::byte_vocabulary;
   std::string folder_;
-  std::unique_ptr<const rf::Tokenizer> tokenizer_;
+  std::shared_ptr<const rf::Tokenizer> tokenizer_;
   std::vector<rf::Token> end_tokens_;
 };
 

@@ -118,6 +118,9 @@ TEST_CASE("tokenizer: so does every other part of a file") {
 TEST_CASE("tokenizer: tokens and their contents") {
   const Tokenizer tokenizer = parsed(std::string(small));
   CHECK(tokenizer.vocabulary() == 8);
+  CHECK(tokenizer.contains(7));
+  CHECK(!tokenizer.contains(8));
+  CHECK(!tokenizer.contains(-1));
   CHECK(tokenizer.token("abab") == 5);
   CHECK(tokenizer.token("<s>") == 7);
   CHECK(!tokenizer.token("<"));

@@ -137,6 +137,8 @@ class Tokenizer {
     const auto added = parts_->added.token(content);
     return added ? added : parts_->bpe.vocabulary().token(content);
   }
+  /// Whether there is this token: models have room for more than their tokenizers name.
+  bool contains(Token token) const { return parts_->content(token).has_value(); }
   /// A token's content, as it is written in the file. ArgumentError if there is no such token.
   std::string_view content(Token token) const {
     const auto found = parts_->content(token);
