@@ -29,7 +29,7 @@ class Output {
   Output(const TextCodec& codec, std::string prompt, std::vector<rf::Token> ends)
       : prompt_(std::move(prompt)),
         ends_(std::move(ends)),
-        stream_([&](std::span<const rf::Token> tokens) { return codec.decode(tokens); }) {}
+        stream_([&](std::span<const rf::Token> tokens) { return codec.bytes(tokens); }) {}
 
   /// The model is loaded: the prompt is about to be read.
   void start(std::span<const rf::Token> prompt) {

@@ -44,10 +44,6 @@ std::vector<rf::Token> TextCodec::encode_prompt(std::string_view text, bool is_s
   return out;
 }
 
-std::string TextCodec::decode(std::span<const rf::Token> tokens) const {
-  return tokenizer_ ? tokenizer_->decode(named(tokens)) : bytes(tokens);
-}
-
 std::string TextCodec::bytes(std::span<const rf::Token> tokens) const {
   if (tokenizer_) return tokenizer_->decode_bytes(named(tokens));
   std::string out;

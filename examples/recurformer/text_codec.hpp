@@ -36,10 +36,8 @@ class TextCodec {
   /// A text to go on from, with the tokens that the tokenizer begins texts with if it is the start of one.
   /// FileError if knows_text() is false.
   std::vector<rf::Token> encode_prompt(std::string_view text, bool is_start) const;
-  /// The text of tokens, without special ones and those that the tokenizer does not name, U+FFFD in place of
-  /// what is no character; bytes as they are with bytes. knows_text() is true.
-  std::string decode(std::span<const rf::Token> tokens) const;
-  /// The same with all bytes as they are.
+  /// The text of tokens, without special ones and those that the tokenizer does not name, all bytes as they
+  /// are, whole characters or not. knows_text() is true.
   std::string bytes(std::span<const rf::Token> tokens) const;
   /// The tokens that end a text; none with bytes.
   const std::vector<rf::Token>& end_tokens() const { return end_tokens_; }

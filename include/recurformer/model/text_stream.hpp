@@ -17,10 +17,8 @@ namespace rf {
 
 namespace detail {
 
-/// Whether a text ends within a UTF-8 sequence that could still be completed, or with U+FFFD, which decoders
-/// put in place of one.
+/// Whether a text ends within a UTF-8 sequence that could still be completed.
 inline bool ends_in_half_a_character(std::string_view text) {
-  if (text.ends_with("\xef\xbf\xbd")) return true;
   for (std::size_t back = 1; back <= std::min<std::size_t>(3, text.size()); ++back) {
     const auto byte = static_cast<unsigned char>(text[text.size() - back]);
     if ((byte & 0xc0u) == 0x80u) continue;  // within a sequence: look for its first byte
@@ -37,7 +35,9 @@ inline bool ends_in_half_a_character(std::string_view text) {
 /// stands for may depend on its neighbour (a space between words).
 class TextStream {
  public:
-  /// decode(tokens) is the text of tokens, the bytes of incomplete characters included or replaced by U+FFFD.
+  /// decode(tokens) is the bytes of tokens, those of incomplete characters too, as Tokenizer::decode_bytes()
+  /// gives them: they begin with those of the first of the tokens. (With U+FFFD in place of what is no
+  /// character yet they would not: one byte more can make characters of what was none, and the reverse.)
   explicit TextStream(std::function<std::string(std::span<const Token>)> decode)
       : decode_(std::move(decode)) {}
 
