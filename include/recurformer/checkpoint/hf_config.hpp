@@ -138,17 +138,10 @@ inline const ModelFamily& read_family(const JsonReader& reader) {
 
 /// Refuses what these kernels would compute differently.
 inline void check_family(const JsonReader& reader, const ModelFamily& family) {
-  if (const auto architectures = reader.optional("architectures"))
-    for (const JsonReader& architecture : architectures->array())
-      if (architecture.string() != family.architecture)
-        fail_unsupported(architecture, text("\"", family.architecture, "\""));
-  if (const auto act = reader.optional("hidden_act"); act && act->string() != "silu")
-    fail_unsupported(*act, "\"silu\"");
+  check_architecture(reader, family.architecture);
   // Except Qwen2's, which go without saying, they would be on W_O too.
-  if (const auto bias = reader.optional("attention_bias"); bias && bias->boolean() != family.qkv_bias)
-    fail_unsupported(*bias, family.qkv_bias ? "true" : "false");
-  if (const auto bias = reader.optional("mlp_bias"); bias && bias->boolean())
-    fail_unsupported(*bias, "false");
+  check_boolean(reader, "attention_bias", family.qkv_bias);
+  check_boolean(reader, "mlp_bias", false);
   if (const auto value = reader.optional("quantization_config")) fail_unsupported(*value, "null");
   if (const auto factor = reader.optional("partial_rotary_factor"); factor && factor->number() != 1.0)
     fail_unsupported(*factor, "1");

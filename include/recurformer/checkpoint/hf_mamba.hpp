@@ -33,12 +33,6 @@ inline bool is_mamba_checkpoint(const ModelShape& shape, const Plan& used) {
 
 inline bool is_mamba_config(const JsonReader& reader) { return reader.at("model_type").string() == "mamba"; }
 
-/// Refuses a field that is there with another value.
-inline void check_boolean(const JsonReader& reader, std::string_view field, bool expected) {
-  const auto found = reader.optional(field);
-  if (found && found->boolean() != expected) fail_unsupported(*found, expected ? "true" : "false");
-}
-
 /// Fields that are read below, or follow from these; all others are ModelConfig::other's.
 inline constexpr std::array<std::string_view, 11> mamba_fields = {
     "architectures",     "model_type", "hidden_size",
@@ -50,11 +44,7 @@ inline constexpr std::array<std::string_view, 11> mamba_fields = {
 /// what is supported.
 inline ModelConfig read_mamba_config(const JsonReader& reader) {
   constexpr std::int64_t most = 1 << 24;
-  if (const auto architectures = reader.optional("architectures"))
-    for (const JsonReader& architecture : architectures->array())
-      if (architecture.string() != "MambaForCausalLM") fail_unsupported(architecture, "\"MambaForCausalLM\"");
-  if (const auto act = reader.optional("hidden_act"); act && act->string() != "silu")
-    fail_unsupported(*act, "\"silu\"");
+  check_architecture(reader, "MambaForCausalLM");
   check_boolean(reader, "use_bias", false);
   check_boolean(reader, "use_conv_bias", true);
 
@@ -100,7 +90,7 @@ inline nlohmann::json mamba_config_json(const ModelConfig& config, const ConfigD
   return out;
 }
 
-/// The end of a tensor's name in a Mamba checkpoint, for the end of its name here.
+/// What a Mamba checkpoint calls the tensor that has this name here.
 inline std::string mamba_tensor_name(std::string_view name) {
   static constexpr std::pair<std::string_view, std::string_view> whole[] = {
       {"model.embed_tokens.weight", "backbone.embeddings.weight"},

@@ -34,6 +34,21 @@ namespace detail {
   field.fail("found ", one_line(field.value().dump(), 100), "; supported: ", supported);
 }
 
+/// Refuses a field that is there with another value.
+inline void check_boolean(const JsonReader& reader, std::string_view field, bool expected) {
+  const auto found = reader.optional(field);
+  if (found && found->boolean() != expected) fail_unsupported(*found, expected ? "true" : "false");
+}
+
+/// Refuses another class of models than the family's, and another activation than all families have.
+inline void check_architecture(const JsonReader& reader, std::string_view supported) {
+  if (const auto architectures = reader.optional("architectures"))
+    for (const JsonReader& architecture : architectures->array())
+      if (architecture.string() != supported) fail_unsupported(architecture, text("\"", supported, "\""));
+  if (const auto act = reader.optional("hidden_act"); act && act->string() != "silu")
+    fail_unsupported(*act, "\"silu\"");
+}
+
 /// A type of weights as config.json calls it, and the precision of heads that goes with it.
 struct ConfigDType {
   DType dtype;
