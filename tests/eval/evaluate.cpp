@@ -24,10 +24,13 @@ struct NotedTask {
   }
 };
 
+/// All of its weights are 0.
 small::Model byte_model() {
   auto shape = small::shape();
   shape.vocabulary = 256;
-  return {shape, small::attention_plan()};
+  small::Model model(shape, small::attention_plan());
+  rf::clear(model.weights());
+  return model;
 }
 
 }  // namespace
