@@ -73,6 +73,15 @@ rf::Plan plan_of(const rf::ModelShape& shape, std::int64_t percent, const char* 
   return plan;
 }
 
+/// Attention heads of all layers.
+template <class M>
+std::int64_t attention_heads(const M& model) {
+  std::int64_t groups = 0;
+  for (const auto& kind_of_group : model.plan().kind_of_group)
+    groups += std::count(kind_of_group.begin(), kind_of_group.end(), 0);
+  return groups * model.shape().layer.queries_per_group;
+}
+
 using Model = rf::Model<Spec<rf::Bf16>>;
 
 /// A model in inference order. The last one is kept: benchmarks of one model follow each other.
@@ -116,12 +125,8 @@ void decode(benchmark::State& state) {
   fill(cache, context);
 
   const auto parameters = static_cast<double>(rf::parameter_count(shape, model.plan()));
-  std::int64_t attention_groups = 0;
-  for (const auto& groups : model.plan().kind_of_group)
-    attention_groups += std::count(groups.begin(), groups.end(), 0);
   const auto cached = static_cast<double>(model.cache_layout().bytes(context) * sequences);
-  const double scores =
-      static_cast<double>(attention_groups * shape.layer.queries_per_group * context * sequences);
+  const auto scores = static_cast<double>(attention_heads(model) * context * sequences);
   const rf::benchmarks::Work work{
       .operations = 2 * parameters * static_cast<double>(sequences) + scores * 4 * shape.layer.d_head,
       .bytes = parameters * sizeof(rf::bf16) + cached,
@@ -181,11 +186,7 @@ void training_step(benchmark::State& state) {
     batch.append(all.first(length), all.last(length));
   }
   const auto parameters = static_cast<double>(rf::parameter_count(shape, model.plan()));
-  std::int64_t attention_groups = 0;
-  for (const auto& groups : model.plan().kind_of_group)
-    attention_groups += std::count(groups.begin(), groups.end(), 0);
-  const double scores = static_cast<double>(attention_groups * shape.layer.queries_per_group * sequences *
-                                            length * (length + 1) / 2);
+  const auto scores = static_cast<double>(attention_heads(model) * sequences * length * (length + 1) / 2);
   measure(
       state,
       {.operations = 6 * parameters * sequences * length + 7 * 2 * 64 * scores, .exponentials = 2 * scores},

@@ -25,14 +25,12 @@ SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 def ours(program, name, threads):
     """Seconds per iteration of one of our benchmarks, and its share of the floor."""
-    command = [BENCHMARKS / program, f"--benchmark_filter=^{name}$", "--benchmark_format=json",
-               "--benchmark_min_time=0.3"]
-    command = ["taskset", "-c", f"0-{threads - 1}", *command]
-    try:
-        rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["benchmarks"]
-    except FileNotFoundError:
+    if not (BENCHMARKS / program).exists():
         sys.exit(f"peers: {BENCHMARKS / program} is missing; build it: cmake --preset release && cmake --build "
                  "--preset release --target benchmarks")
+    command = ["taskset", "-c", f"0-{threads - 1}", BENCHMARKS / program, f"--benchmark_filter=^{name}$",
+               "--benchmark_format=json", "--benchmark_min_time=0.3"]
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["benchmarks"]
     return rows[0]["real_time"] * SECONDS[rows[0]["time_unit"]], rows[0]["share"]
 
 
@@ -104,11 +102,9 @@ def training_step(torch, d_model, layers):
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     tokens = torch.randint(0, 8192, (8, 512))
-    forward = {"eager": model, "compiled": None}
+    forward = {"eager": model, "compiled": torch.compile(model)}
 
     def step(kind):
-        if kind == "compiled" and forward[kind] is None:
-            forward[kind] = torch.compile(model)
         optimizer.zero_grad(set_to_none=True)
         forward[kind](input_ids=tokens, labels=tokens).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

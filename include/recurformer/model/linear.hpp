@@ -24,7 +24,7 @@ template <StorageType T>
 class Linear {
  public:
   Linear() = default;
-  /// Zeros, whose memory is allocated when somebody asks to write to them.
+  /// Not set yet: zeros, allocated when somebody asks to write to them, and an error to read before.
   Linear(std::int64_t out, std::int64_t in) : out_(out), in_(in) {}
   /// Row-major elements that are somewhere already, such as in a mapped file.
   Linear(std::int64_t out, std::int64_t in, std::shared_ptr<T> rows)
