@@ -65,7 +65,7 @@ TEST_CASE("standard Mamba-2 as a model: logits equal the definition's, however t
   Model of = model();
   const auto tokens = small::tokens(45);
   const auto want = rf::reference::logits(of.weights(), tokens);
-  for (const std::size_t step : {45, 9, 1}) {
+  for (const std::size_t step : {45u, 9u, 1u}) {
     CAPTURE(step);
     rf::Cache cache = of.make_cache();
     std::vector<float> got;
