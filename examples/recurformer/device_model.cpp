@@ -50,9 +50,10 @@ std::unique_ptr<DeviceModel> load_on_device(const std::string& folder, const std
   rf::ModelConfig config = rf::read_model_config(folder);
   for (auto& kind : config.plan.kinds) kind.precision = "bf16";
   const auto plan = rf::bind_plan<DeviceSpec::Kinds>(config.plan);
-  rf::check_weights_size(config.shape, plan, folder);
+  const rf::ModelTensors file(folder);
+  rf::check_weights_size(config.shape, plan, file);
   DeviceModelWeights weights(config.shape, plan);
-  rf::load_weights(weights, folder);
+  rf::map_weights(weights, file);
   return device == "simulated" ? model_on_simulator(weights) : model_on_cuda(weights);
 }
 

@@ -24,8 +24,8 @@ nlohmann::json inspect(const std::string& folder, const rf::ModelConfig& config,
     layers.push_back(names);
   }
   const auto bound = program_plan(config);
-  rf::check_weights_size(shape, bound, folder);
   const rf::ModelTensors file(folder);
+  rf::check_weights_size(shape, bound, file);
   nlohmann::json tensors = nlohmann::json::array();
   for (const rf::FileTensor& tensor : rf::check_model_tensors<rf::Fp32>(file, shape, bound))
     tensors.push_back({{"name", tensor.name},

@@ -20,9 +20,10 @@ Model load(const std::string& folder) {
       !std::all_of(config.plan.kinds.begin(), config.plan.kinds.end(), is_fp32))
     std::fprintf(stderr, "%s: weights are converted to fp32\n", folder.c_str());
   const rf::BoundPlan<Model::Kinds> plan = program_plan(config);
-  rf::check_weights_size(config.shape, plan, folder);
+  const rf::ModelTensors file(folder);
+  rf::check_weights_size(config.shape, plan, file);
   Model model(config.shape, plan);
-  rf::load_weights(model.weights(), folder);
+  rf::map_weights(model.weights(), file);
   return model;
 }
 

@@ -132,6 +132,84 @@ TEST_CASE("model files: a mixed model comes back bit for bit, and is written the
   }
 }
 
+TEST_CASE("model files: a new model uses matrices where they are in the file, and leaves the file as it is") {
+  const TemporaryFolder folder;
+  Model model = made(mixed);
+  save(model, folder / "m");
+  const std::string path = folder / "m/model.safetensors", before = rf::read_text_file(path);
+  const auto mapped = [&](const rf::ModelTensors& file) {
+    Model out(shape, mixed);
+    rf::map_weights(out.weights(), file);
+    CHECK((parameter_bytes(out) == parameter_bytes(model)));
+    return out;
+  };
+  const auto is_in_place = [](const auto& matrix, const rf::ModelTensors& file, const std::string& name) {
+    return static_cast<const void*>(matrix.data()) == static_cast<const void*>(file.find(name)->bytes.data());
+  };
+  Model loaded = [&] {
+    const rf::ModelTensors file(folder / "m");
+    Model out = mapped(file);
+    CHECK(is_in_place(out.weights().embedding, file, "model.embed_tokens.weight"));
+    CHECK(is_in_place(out.weights().head, file, "lm_head.weight"));
+    CHECK(is_in_place(out.weights().layers[1].output, file, "model.layers.1.self_attn.o_proj.weight"));
+    CHECK(is_in_place(out.weights().layers[1].gate_up, file, "model.layers.1.mlp.gate_proj.weight"));
+    CHECK(is_in_place(out.weights().layers[1].down, file, "model.layers.1.mlp.down_proj.weight"));
+    return out;
+  }();
+  // The file is closed; its memory lives on in the model, whose changes are its own.
+  for (const rf::ParameterRef& ref : rf::parameter_refs(loaded.weights()))
+    rf::with_elements(ref.dtype, ref.data, [&](auto* elements) { elements[ref.size - 1] = {}; });
+  CHECK((rf::read_text_file(path) == before));
+  CHECK((parameter_bytes(loaded) != parameter_bytes(model)));
+  save(loaded, folder / "m");  // over the file that it is mapped from
+  Model again = rf::load_model<Model>(folder / "m");
+  CHECK((parameter_bytes(again) == parameter_bytes(loaded)));
+
+  // An odd header leaves no element aligned, and another type has other elements: both are copied.
+  std::string odd = before;
+  std::uint64_t length = 0;
+  std::memcpy(&length, odd.data(), sizeof length);
+  odd.insert(8 + length, " ");
+  length += 1;
+  std::memcpy(odd.data(), &length, sizeof length);
+  rf::write_file_atomically(path, odd);
+  const rf::ModelTensors file(folder / "m");
+  CHECK(!is_in_place(mapped(file).weights().embedding, file, "model.embed_tokens.weight"));
+  auto narrow = made<rf::Model<NarrowSpec>>(attention("bf16"));
+  save(narrow, folder / "narrow");
+  const rf::ModelTensors narrow_file(folder / "narrow");
+  Model converted(shape, attention("fp32"));
+  rf::map_weights(converted.weights(), narrow_file);
+  CHECK(!is_in_place(converted.weights().embedding, narrow_file, "model.embed_tokens.weight"));
+}
+
+TEST_CASE("model files: a matrix whose halves are apart, or in two files, is copied") {
+  const TemporaryFolder folder;
+  Model model = made(attention("fp32"));
+  save(model, folder / "whole");
+  const rf::SafetensorsFile whole(folder / "whole/model.safetensors");
+  const auto write = [&](const std::string& name, auto&& has) {
+    rf::SafetensorsWriter writer;
+    for (const rf::TensorEntry& tensor : whole.tensors())
+      if (has(tensor.name)) writer.add(tensor.name, tensor.dtype, tensor.shape, tensor.bytes);
+    writer.write(folder / name);
+  };
+  const auto is_up = [](const std::string& name) { return name.find("up_proj") != name.npos; };
+  write("a.safetensors", [&](const std::string& name) { return !is_up(name); });
+  write("b.safetensors", is_up);
+  nlohmann::json map;
+  for (const rf::TensorEntry& tensor : whole.tensors())
+    map[tensor.name] = is_up(tensor.name) ? "b.safetensors" : "a.safetensors";
+  rf::write_file_atomically(folder / "model.safetensors.index.json",
+                            nlohmann::json({{"weight_map", map}}).dump());
+  const rf::ModelTensors file(folder.path().string());
+  Model loaded(shape, attention("fp32"));
+  rf::map_weights(loaded.weights(), file);
+  CHECK((parameter_bytes(loaded) == parameter_bytes(model)));
+  const void* const gate = file.find("model.layers.0.mlp.gate_proj.weight")->bytes.data();
+  CHECK(static_cast<const void*>(loaded.weights().layers[0].gate_up.data()) != gate);
+}
+
 TEST_CASE("model files: tensors are Llama's, in the order of groups, in the type they have in memory") {
   const TemporaryFolder folder;
   Model model = made(mixed);

@@ -2,14 +2,11 @@
 
 #include <doctest/doctest.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
+#include <cstddef>
 #include <span>
-#include <utility>
-#include <vector>
 
 #include "support/attention_batch.hpp"
+#include "support/recency_probe.hpp"
 
 namespace {
 
@@ -20,14 +17,13 @@ using rf::test::packed;
 using rf::test::schedules;
 using rf::test::TestDevice;
 
-template <class T, int D, bool Ring, class Tuning = rf::cuda::PrefillTuning<D>, class Device>
-void check_prefill(Device& device, const AttentionBatch<T>& batch, const AttentionShapes& shapes) {
-  const DeviceBatch<T, Device, Ring> memory(device, batch, shapes);
-  const auto plan = rf::cuda::plan_prefill<Tuning>(
-      shapes.sequences, static_cast<int>(shapes.group_index.size()), shapes.heads, shapes.mask);
-  const rf::cuda::DeviceArray<rf::cuda::AttentionItem, Device> items(device, std::span(plan));
-  rf::cuda::attention_prefill<D, Tuning>(device, memory.parameters(), std::span(items.data(), items.size()));
-  memory.check();
+/// The tiles that ship, or others.
+template <int D, class Tuning = rf::cuda::PrefillTuning<D>, class Attention>
+void prefill(TestDevice& device, const Attention& attention, const AttentionShapes& shapes) {
+  const auto plan =
+      rf::cuda::plan_prefill<Tuning>(shapes.sequences, attention.groups, attention.heads, attention.mask);
+  const rf::cuda::DeviceArray<rf::cuda::AttentionItem, TestDevice> items(device, std::span(plan));
+  rf::cuda::attention_prefill<D, Tuning>(device, attention, std::span(items.data(), items.size()));
 }
 
 /// Under every schedule, or only under the first ones.
@@ -38,53 +34,10 @@ void check_simulated(const AttentionShapes& shapes, std::size_t most_schedules =
   if (rf::arch::simulator::sanitized) most_schedules = (most_schedules + 1) / 2;
   for (std::size_t i = 0; i < most_schedules; ++i) {
     TestDevice device(schedules()[next++ % schedules().size()]);
-    check_prefill<T, D, Ring, Tuning>(device, batch, shapes);
+    const DeviceBatch<T, TestDevice, Ring> memory(device, batch, shapes);
+    prefill<D, Tuning>(device, memory.parameters(), shapes);
+    memory.check();
   }
-}
-
-/// The probe's sums against the reference's weights.
-template <class T, int D, class Tuning, class Device>
-void check_probe(Device& device, const AttentionBatch<T>& batch, const AttentionShapes& shapes, int window,
-                 int sink) {
-  const DeviceBatch<T, Device, false> memory(device, batch, shapes);
-  const auto plan = rf::cuda::plan_prefill<Tuning>(
-      shapes.sequences, static_cast<int>(shapes.group_index.size()), shapes.heads, shapes.mask);
-  const rf::cuda::DeviceArray<rf::cuda::AttentionItem, Device> items(device, std::span(plan));
-  const std::int64_t stride = shapes.layer_groups * shapes.heads + 1;
-  const std::vector<float> poison(static_cast<std::size_t>(batch.rows() * stride), std::nanf(""));
-  std::vector<rf::cuda::DeviceArray<float, Device>> arrays;
-  for (int i = 0; i < 4; ++i) arrays.emplace_back(device, std::span(poison));
-  const rf::cuda::RecencyProbe probe{.stride = stride,
-                                     .window = window,
-                                     .sink = sink,
-                                     .recent_mass = arrays[0].data(),
-                                     .sink_mass = arrays[1].data(),
-                                     .recent_sink_mass = arrays[2].data(),
-                                     .log_sum_exp = arrays[3].data()};
-  rf::cuda::attention_prefill<D, Tuning>(device, memory.parameters(probe),
-                                         std::span(items.data(), items.size()));
-  memory.check();
-  std::vector<float> got[4];
-  for (std::size_t i = 0; i < 4; ++i) got[i] = arrays[i].to_host();
-  const auto compare = [&](std::size_t array, bool recent, bool first) {
-    std::size_t outputs = 0;
-    batch.masses(
-        [&](std::int64_t position, std::int64_t key) {
-          return (!recent || position - key < window) && (!first || key < sink);
-        },
-        [&](std::int64_t row, int head, double mass, double log_sum_exp) {
-          const auto at = static_cast<std::size_t>(row * stride + head);
-          CHECK(std::abs(got[array][at] - mass) <= 1e-5);
-          CHECK(std::abs(got[3][at] - log_sum_exp) <= 1e-5 * std::max(1.0, std::abs(log_sum_exp)));
-          ++outputs;
-        });
-    std::size_t written = 0;
-    for (const float x : got[array]) written += !std::isnan(x);
-    CHECK(written == outputs);
-  };
-  compare(0, true, false);
-  compare(1, false, true);
-  compare(2, true, true);
 }
 
 /// Few queries per tile, so that small batches have several.
@@ -165,19 +118,13 @@ TEST_CASE("CUDA attention prefill: rings and masks") {
 }
 
 TEST_CASE("CUDA attention prefill: the recency probe") {
-  AttentionShapes shapes{.sequences = packed({{45, 0}, {0, 3}, {33, 40}}),
-                         .heads = 2,
-                         .group_index = {2, 0},
-                         .layer_groups = 3,
-                         .mask = {}};
-  for (const auto& [window, sink] :
-       {std::pair{16, 4}, std::pair{1, 0}, std::pair{8, 40}, std::pair{500, 1}}) {
-    const AttentionBatch<rf::bf16> batch(shapes, 16);
-    TestDevice device(schedules()[static_cast<std::size_t>(window) % 4]);
-    check_probe<rf::bf16, 16, SmallTuning>(device, batch, shapes, window, sink);
+  std::size_t next = 0;
+  for (const auto& [mask, window, sink] : rf::test::probe_ranges()) {
+    TestDevice device(schedules()[next++ % schedules().size()]);
+    rf::test::check_probe<rf::bf16, 16>(device, rf::test::probe_shapes(mask), window, sink,
+                                        [](auto&&... arguments) { prefill<16, SmallTuning>(arguments...); });
   }
-  shapes.mask = {.sink = 3, .window = 20};
-  const AttentionBatch<rf::fp16> batch(shapes, 64);
   TestDevice device(schedules()[1]);
-  check_probe<rf::fp16, 64, rf::cuda::PrefillTuning<64>>(device, batch, shapes, 10, 5);
+  rf::test::check_probe<rf::fp16, 64>(device, rf::test::probe_shapes({.sink = 3, .window = 20}), 10, 5,
+                                      [](auto&&... arguments) { prefill<64>(arguments...); });
 }

@@ -5,6 +5,7 @@
 
 #include "recurformer/cuda/sm90/attention_prefill.hpp"
 #include "support/attention_batch.hpp"
+#include "support/recency_probe.hpp"
 #include "support/test_device.hpp"
 
 namespace {
@@ -22,6 +23,15 @@ struct ShortTiles : rf::cuda::PrefillTuningSm90<128> {
   static constexpr int stages = 2;
 };
 
+template <int D, class Tuning, class Attention>
+void prefill(TestDevice& device, const Attention& attention, const AttentionShapes& shapes) {
+  const auto plan =
+      rf::cuda::plan_prefill<Tuning>(shapes.sequences, attention.groups, attention.heads, attention.mask);
+  const rf::cuda::DeviceArray<rf::cuda::AttentionItem, TestDevice> items(device, std::span(plan));
+  rf::cuda::attention_prefill_sm90<D, Tuning>(device, rf::cuda::sm90::mapped<Tuning, D>(attention),
+                                              std::span(items.data(), items.size()));
+}
+
 /// Under so many schedules.
 template <class T, int D, class Tuning>
 void check_prefill(const AttentionShapes& shapes, std::size_t count) {
@@ -30,14 +40,18 @@ void check_prefill(const AttentionShapes& shapes, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
     TestDevice device(schedules()[next++ % schedules().size()]);
     const DeviceBatch<T, TestDevice, false> memory(device, batch, shapes);
-    const auto plan = rf::cuda::plan_prefill<Tuning>(
-        shapes.sequences, static_cast<int>(shapes.group_index.size()), shapes.heads, shapes.mask);
-    const rf::cuda::DeviceArray<rf::cuda::AttentionItem, TestDevice> items(device, std::span(plan));
-    rf::cuda::attention_prefill_sm90<D, Tuning>(device,
-                                                rf::cuda::sm90::mapped<Tuning, D>(memory.parameters()),
-                                                std::span(items.data(), items.size()));
+    prefill<D, Tuning>(device, memory.parameters(), shapes);
     memory.check();
   }
+}
+
+/// The recency probe, under the next schedule.
+template <class T, int D, class Tuning>
+void check_probe(const AttentionShapes& shapes, int window, int sink) {
+  static std::size_t next = 0;
+  TestDevice device(schedules()[next++ % schedules().size()]);
+  rf::test::check_probe<T, D>(device, shapes, window, sink,
+                              [](auto&&... arguments) { prefill<D, Tuning>(arguments...); });
 }
 
 template <int D>
@@ -101,4 +115,15 @@ TEST_CASE("attention prefill on Hopper: windows and sinks") {
       .sequences = packed({{5, 600}, {140, 300}}), .heads = 1, .mask = {.sink = 130, .window = 150}};
   check_prefill<rf::bf16, 64, Shipped<64>>(far, 1);
   check_prefill<rf::bf16, 128, Shipped<128>>(far, 1);
+}
+
+TEST_CASE("attention prefill on Hopper: the recency probe") {
+  if (rf::test::lacks_hopper()) return;
+  for (const auto& [mask, window, sink] : rf::test::probe_ranges()) {
+    check_probe<rf::bf16, 64, ShortTiles>(rf::test::probe_shapes(mask), window, sink);
+    check_probe<rf::fp16, 128, ShortTiles>(rf::test::probe_shapes(mask), window, sink);
+  }
+  const AttentionShapes shapes{.sequences = packed({{130, 0}, {7, 270}}), .heads = 1, .mask = {}};
+  check_probe<rf::bf16, 64, Shipped<64>>(shapes, 16, 4);
+  check_probe<rf::bf16, 128, Shipped<128>>(shapes, 16, 4);
 }

@@ -85,7 +85,7 @@ TEST_CASE("regex: a text to look for is what it is") {
   CHECK(!pattern.is_regex());
   CHECK(shown(pattern.parts("a.*a.*xa"), "a.*a.*xa") == "[a.*][a.*]xa");
   CHECK(shown(pattern.parts(""), "") == "");
-  CHECK(message_of<rf::ArgumentError>([] { Pattern(std::string()); }) == "the pattern is empty");
+  CHECK(message_of<rf::ArgumentError>([] { Pattern{std::string()}; }) == "the pattern is empty");
 }
 
 TEST_CASE("split: what becomes of matches") {

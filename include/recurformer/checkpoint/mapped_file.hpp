@@ -1,8 +1,8 @@
 #ifndef RECURFORMER_CHECKPOINT_MAPPED_FILE_HPP
 #define RECURFORMER_CHECKPOINT_MAPPED_FILE_HPP
 
-// Files opened with the operating system's calls (POSIX): a descriptor that closes itself, and a read-only
-// mapping, through which a checkpoint is read without a copy and shared between processes.
+// Files opened with the operating system's calls (POSIX): a descriptor that closes itself, and a mapping,
+// through which a checkpoint is read without a copy and shared between processes.
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -11,6 +11,7 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <string>
 #include <system_error>
@@ -59,9 +60,9 @@ inline FileDescriptor open_for_reading(const std::string& path, int flags = 0) {
 
 }  // namespace detail
 
-/// A whole file as read-only memory. The bytes stay valid when another file is renamed over this one (as all
-/// writers of this library do); a file that is cut short while mapped raises SIGBUS on access, as every
-/// mapping does.
+/// A whole file as memory, which is never written back to it. The bytes stay valid when another file is
+/// renamed over this one (as all writers of this library do); a file that is cut short while mapped raises
+/// SIGBUS on access, as every mapping does.
 class MappedFile {
  public:
   /// FileError if the file is missing, unreadable or not a regular file. An empty file maps to no bytes.
@@ -74,30 +75,33 @@ class MappedFile {
     check_file(S_ISREG(status.st_mode), path_, "is a device, pipe or socket; expected a regular file");
     size_ = static_cast<std::size_t>(status.st_size);
     if (size_ == 0) return;
-    void* const address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.get(), 0);
+    // Not reserved: a large file is no request for as much memory, and most of its pages are only read.
+    void* const address =
+        ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.get(), 0);
     if (address == MAP_FAILED) throw FileError(text(path_, ": cannot be mapped: ", detail::os_reason(errno)));
-    address_ = address;
+    bytes_ = {static_cast<std::byte*>(address),
+              [size = size_](std::byte* mapped) { ::munmap(mapped, size); }};
   }
   MappedFile(MappedFile&& other) noexcept
       : path_(std::move(other.path_)),
-        address_(std::exchange(other.address_, nullptr)),
+        bytes_(std::move(other.bytes_)),
         size_(std::exchange(other.size_, 0)) {}
   MappedFile& operator=(MappedFile&& other) noexcept {
     std::swap(path_, other.path_);
-    std::swap(address_, other.address_);
+    std::swap(bytes_, other.bytes_);
     std::swap(size_, other.size_);
     return *this;
   }
-  ~MappedFile() {
-    if (address_ != nullptr) ::munmap(address_, size_);
-  }
 
-  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(address_), size_}; }
+  std::span<const std::byte> bytes() const { return {bytes_.get(), size_}; }
   const std::string& path() const { return path_; }
+  /// The bytes from `offset` on, which keep the file mapped for as long as somebody holds them. Whoever
+  /// writes to them gets a page of their own; the file and other processes do not see it.
+  std::shared_ptr<std::byte> share(std::size_t offset) const { return {bytes_, bytes_.get() + offset}; }
 
  private:
   std::string path_;
-  void* address_ = nullptr;
+  std::shared_ptr<std::byte> bytes_;
   std::size_t size_ = 0;
 };
 

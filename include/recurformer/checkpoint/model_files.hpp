@@ -6,10 +6,11 @@
 //
 // Loading checks names and shapes of all tensors before it changes a weight; then every tensor is copied
 // piece by piece from the mapped file to where the kernels want it, converting between F32, BF16 and F16
-// where the types differ. Saving writes each weight in the type it has in memory, so that a round trip gives
-// the same bits. The weights file says which sizes and plan it was saved with, in words: many plans have
-// tensors of the same names and shapes, and a save that was cut short over an older model leaves new weights
-// beside an old config.
+// where the types differ. A new model takes matrices that lie in the file as the kernels want them where they
+// are: most of the weights, for the projections of the heads alone are stored group by group. Saving writes
+// each weight in the type it has in memory, so that a round trip gives the same bits. The weights file says
+// which sizes and plan it was saved with, in words: many plans have tensors of the same names and shapes, and
+// a save that was cut short over an older model leaves new weights beside an old config.
 //
 //   Model<AnyPlan> model = load_model<Model<AnyPlan>>("my-model");
 //   …
@@ -20,6 +21,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
@@ -101,9 +104,10 @@ inline void check_tensors_text(const ModelTensors& file, const std::string& expe
              one_line(said->second, longest), "; the config asks for ", one_line(expected, longest));
 }
 
-/// Bytes of a file tensor -> its pieces.
+/// Bytes of a file tensor -> its pieces, unless they are the same memory.
 inline void copy_tensor(const TensorEntry& from, const FileTensor& to) {
   std::span<const std::byte> rest = from.bytes;
+  if (to.pieces.front().data == rest.data()) return;
   for (const FilePiece& piece : to.pieces) {
     const std::size_t bytes = static_cast<std::size_t>(piece.size) * size_of(from.dtype);
     with_elements(piece.dtype, piece.data, [&](auto* out) {
@@ -267,16 +271,67 @@ std::string model_text(const ModelWeights<Set, P>& weights) {
               detail::rope_text(shape.rope_scaling), detail::step_limits_text(shape.step_limits));
 }
 
-/// Reads a folder's tensors into weights of the right shapes and plan. FileError naming the tensor if
+/// Reads a model's tensors into weights of the right shapes and plan. FileError naming the tensor if
 /// one is missing, unknown or of another shape, or if the file says that it was saved with other sizes or
 /// another plan (a file that save_model() did not write says nothing); the weights are then as before.
 template <class Set, class P>
-void load_weights(ModelWeights<Set, P>& weights, const std::string& folder) {
-  const ModelTensors file(folder);
+void load_weights(ModelWeights<Set, P>& weights, const ModelTensors& file) {
   const std::vector<FileTensor> tensors = detail::checkpoint_tensors(weights);
   detail::check_tensors_text(file, tensors_text(weights));
   detail::check_tensors(file, tensors, weights.shape.tied_embeddings);
   for (const FileTensor& tensor : tensors) detail::copy_tensor(*file.find(tensor.name), tensor);
+}
+/// The same from the files in a folder.
+template <class Set, class P>
+void load_weights(ModelWeights<Set, P>& weights, const std::string& folder) {
+  load_weights(weights, ModelTensors(folder));
+}
+
+namespace detail {
+
+/// Has the matrix use the rows of these tensors, one below the other, where they are, if they lie in the file
+/// as in memory: in one piece, aligned, and of its type.
+template <class T>
+void use_in_place(Linear<T>& matrix, const ModelTensors& file, std::span<const FileTensor> tensors) {
+  const std::byte* end = nullptr;
+  for (const FileTensor& tensor : tensors) {
+    const TensorEntry* const found = file.find(tensor.name);
+    if (found == nullptr || found->shape != tensor.shape || found->dtype != dtype_of<T>) return;
+    const bool follows =
+        found->bytes.data() == end && file.path_of(tensor.name) == file.path_of(tensors.front().name);
+    if (end != nullptr && !follows) return;
+    end = found->bytes.data() + found->bytes.size();
+  }
+  const std::shared_ptr<std::byte> bytes = file.share(tensors.front().name);
+  if (reinterpret_cast<std::uintptr_t>(bytes.get()) % alignof(T) != 0) return;
+  matrix = Linear<T>(matrix.out(), matrix.in(), {bytes, reinterpret_cast<T*>(bytes.get())});
+}
+
+}  // namespace detail
+
+/// As load_weights(), for weights that are new: embeddings, W_O and the MLP's matrices become those of the
+/// mapped file wherever it has them in the type they have in memory, and keep it mapped. Changing them does
+/// not change the file. After a FileError, some may be in use already.
+template <class Set, class P>
+void map_weights(ModelWeights<Set, P>& weights, const ModelTensors& file) {
+  const Plan plan = detail::plan_of(weights);
+  const auto use = [&](auto& matrix, std::initializer_list<std::string> names) {
+    if (matrix.size() == 0) return;
+    std::vector<FileTensor> tensors;
+    for (const std::string& name : names)
+      tensors.push_back(
+          {name, {matrix.out() / static_cast<std::int64_t>(names.size()), matrix.in()}, {}, {}});
+    detail::use_in_place(matrix, file, detail::in_family_names(weights.shape, plan, std::move(tensors)));
+  };
+  use(weights.embedding, {std::string(detail::embedding_tensor)});
+  for (std::size_t l = 0; l < weights.layers.size(); ++l) {
+    const std::string prefix = detail::layer_prefix(l);
+    use(weights.layers[l].output, {prefix + "self_attn.o_proj.weight"});
+    use(weights.layers[l].gate_up, {prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight"});
+    use(weights.layers[l].down, {prefix + "mlp.down_proj.weight"});
+  }
+  use(weights.head, {std::string(detail::head_tensor)});
+  load_weights(weights, file);
 }
 
 /// Writes a model into a folder, made if there is none: weights first, then the config, each completely or
@@ -347,12 +402,11 @@ std::vector<FileTensor> check_model_tensors(const ModelTensors& file, const Mode
   return tensors;
 }
 
-/// FileError if the folder's weights are much too few for a model of this shape and plan: a config of a few
+/// FileError if the files' weights are much too few for a model of this shape and plan: a config of a few
 /// bytes can ask for more memory than there is, and loading checks tensors only when it is allocated. If only
 /// some are missing, load_weights() says which.
 template <class Set>
-void check_weights_size(const ModelShape& shape, const BoundPlan<Set>& plan, const std::string& folder) {
-  const ModelTensors file(folder);
+void check_weights_size(const ModelShape& shape, const BoundPlan<Set>& plan, const ModelTensors& file) {
   const std::int64_t parameters = parameter_count(shape, plan);
   check_file(parameters <= 2 * file.bytes(), file.path(), "has ", file.bytes(),
              " bytes of tensors; the config asks for a model of ", parameters, " parameters");
@@ -377,12 +431,13 @@ M load_model(const std::string& folder) {
     const std::string difference = detail::plan_difference(model.weights(), plan);
     check_file(difference.empty(), path,
                "the plan is not the one this program was compiled for: ", difference);
-    load_weights(model.weights(), folder);
+    map_weights(model.weights(), ModelTensors(folder));
     return model;
   } else {
-    check_weights_size(config.shape, plan, folder);
+    const ModelTensors file(folder);
+    check_weights_size(config.shape, plan, file);
     M model(config.shape, plan);
-    load_weights(model.weights(), folder);
+    map_weights(model.weights(), file);
     return model;
   }
 }

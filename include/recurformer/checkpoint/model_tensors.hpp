@@ -71,6 +71,11 @@ class ModelTensors {
       if (file.contains(name)) return path;
     return path_;
   }
+  /// The elements of that tensor, which exists; they keep its file mapped, see MappedFile::share().
+  std::shared_ptr<std::byte> share(std::string_view name) const {
+    const SafetensorsFile& file = files_.at(path_of(name));
+    return file.share(file.tensor(name));
+  }
   /// What the one file says of itself; nothing for several.
   std::map<std::string, std::string> metadata() const {
     return files_.size() == 1 ? files_.begin()->second.metadata() : std::map<std::string, std::string>{};

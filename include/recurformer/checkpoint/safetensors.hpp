@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -82,6 +83,10 @@ class SafetensorsFile {
                            " tensors", tensors_.empty() ? "" : ", the first being ",
                            tensors_.empty() ? "" : detail::printable(tensors_[0].name)));
     return *found;
+  }
+  /// The elements of a tensor of this file, which keep it mapped; see MappedFile::share().
+  std::shared_ptr<std::byte> share(const TensorEntry& tensor) const {
+    return file_.share(static_cast<std::size_t>(tensor.bytes.data() - file_.bytes().data()));
   }
 
  private:

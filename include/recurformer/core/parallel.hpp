@@ -1,14 +1,21 @@
 #ifndef RECURFORMER_CORE_PARALLEL_HPP
 #define RECURFORMER_CORE_PARALLEL_HPP
 
-// A pool of threads that share the iterations of a loop. Iterations are handed out by one atomic ticket, so
-// which thread runs which iteration varies; kernels therefore never let a result depend on it: every output
-// is written by exactly one iteration, and sums over iterations go through per-iteration partials added in
-// order.
+// A pool of threads that share the iterations of a loop. Iterations are handed out one by one, so which
+// thread runs which varies; kernels therefore never let a result depend on it: every output is written by
+// exactly one iteration, and sums over iterations go through per-iteration partials added in order.
+//
+// A loop ends when its iterations have, not when every worker has looked at it: on a machine with other work,
+// a worker that is not running costs nothing but its help. That rests on one counter, `unclaimed_`: who takes
+// a positive value from it owns an iteration, and the loop and all that describes it stay until that is done;
+// who does not never looks at them.
+//
+// Programs with threads of their own (OpenMP's, another pool's): a loop that is started while another one
+// runs, on whatever thread, runs on its calling thread alone, so that their models work side by side. Where
+// all of them are busy anyway, set_threads(1) saves the attempt to share.
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -22,8 +29,8 @@
 namespace rf {
 
 /// Runs loops on `threads` threads, the calling one included. One loop at a time; a loop started from inside
-/// a loop runs on the calling thread alone. Waiting workers spin briefly (training starts a loop every few
-/// hundred microseconds), then sleep; they never spin when there are more threads than cores.
+/// a loop runs on the calling thread alone. Who waits spins briefly (training starts a loop every few hundred
+/// microseconds), then sleeps; nobody spins when there are more threads than cores.
 class ThreadPool {
  public:
   /// threads >= 1.
@@ -36,12 +43,8 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-      epoch_.fetch_add(1);
-    }
-    wake_.notify_all();
+    stop_.store(true, std::memory_order_relaxed);
+    announce();
     for (auto& worker : workers_) worker.join();
   }
 
@@ -80,66 +83,69 @@ class ThreadPool {
   }
 
   void run(std::int64_t count, Function function, void* context) {
-    {
-      std::lock_guard lock(mutex_);
-      function_ = function;
-      context_ = context;
-      count_ = count;
-      failure_ = nullptr;
-      next_.store(0, std::memory_order_relaxed);
-      active_.store(threads_ - 1, std::memory_order_relaxed);
-      epoch_.fetch_add(1, std::memory_order_release);
-    }
-    if (sleeping_.load() > 0) wake_.notify_all();
-    drain();
-    for (int i = 0; active_.load(std::memory_order_acquire) != 0; ++i)
-      if (spin_ != 0 && i < spin_)
-        pause();
-      else
-        std::this_thread::yield();
+    function_ = function;
+    context_ = context;
+    count_ = count;
+    failure_ = nullptr;
+    unfinished_.store(count, std::memory_order_relaxed);
+    unclaimed_.store(count, std::memory_order_release);
+    announce();
+    help();
+    await(unfinished_, [](std::int64_t left) { return left == 0; });
     if (failure_) std::rethrow_exception(failure_);
   }
 
-  void drain() {
+  /// Runs iterations for as long as there are any that nobody has claimed.
+  void help() {
+    std::int64_t finished = 0;
     inside_loop() = true;
-    for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+    for (std::int64_t left; (left = unclaimed_.fetch_sub(1, std::memory_order_acquire)) > 0; ++finished) {
       try {
-        function_(context_, i);
+        function_(context_, count_ - left);
       } catch (...) {
         std::lock_guard lock(failure_mutex_);
         if (!failure_) failure_ = std::current_exception();
       }
     }
     inside_loop() = false;
+    if (finished > 0 && unfinished_.fetch_sub(finished, std::memory_order_acq_rel) == finished)
+      unfinished_.notify_one();
   }
 
   void work() {
-    for (std::uint64_t seen = 0;;) {
-      for (int i = 0; i < spin_ && epoch_.load(std::memory_order_acquire) == seen; ++i) pause();
-      if (epoch_.load(std::memory_order_acquire) == seen) {
-        std::unique_lock lock(mutex_);
-        sleeping_.fetch_add(1);
-        wake_.wait(lock, [&] { return epoch_.load(std::memory_order_acquire) != seen; });
-        sleeping_.fetch_sub(1);
-      }
-      seen = epoch_.load(std::memory_order_acquire);
-      if (stop_) return;
-      drain();
-      active_.fetch_sub(1, std::memory_order_release);
+    for (std::uint32_t seen = 0; !stop_.load(std::memory_order_relaxed);) {
+      seen = await(epoch_, [seen](std::uint32_t now) { return now != seen; });
+      help();
+    }
+  }
+
+  void announce() {
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+  }
+
+  /// Returns the value that is as wanted, once it is.
+  template <class T, class Wanted>
+  T await(const std::atomic<T>& value, Wanted&& wanted) const {
+    for (int i = 0;; ++i) {
+      const T now = value.load(std::memory_order_acquire);
+      if (wanted(now)) return now;
+      if (i < spin_)
+        pause();
+      else
+        value.wait(now, std::memory_order_acquire);
     }
   }
 
   int threads_ = 1;
   int spin_ = 0;
   std::vector<std::thread> workers_;
-  std::mutex busy_;  // held by the loop that is running
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<std::uint64_t> epoch_{0};
-  std::atomic<std::int64_t> next_{0};
-  std::atomic<int> active_{0};
-  std::atomic<int> sleeping_{0};
+  std::mutex busy_;                      // held by the loop that is running
+  std::atomic<std::uint32_t> epoch_{0};  // counts loops, to wake the workers
   std::atomic<bool> stop_{false};
+  std::atomic<std::int64_t> unclaimed_{0};  // iterations nobody has begun; less than 0 once all are asked for
+  std::atomic<std::int64_t> unfinished_{0};
+  // The loop, read by whoever has claimed an iteration.
   Function function_ = nullptr;
   void* context_ = nullptr;
   std::int64_t count_ = 0;

@@ -121,7 +121,6 @@ template <class Parameters, int D, class Tuning>
 class DecodeTile : public AttentionTile<Parameters, D, Tuning> {
  public:
   using Base = AttentionTile<Parameters, D, Tuning>;
-  using typename Base::Mask;
   using typename Base::Output;
   using typename Base::Rows;
   using typename Base::Scores;
@@ -161,8 +160,6 @@ class DecodeTile : public AttentionTile<Parameters, D, Tuning> {
     }
     arch::wait_for_copies<0>();
   }
-
-  RECURFORMER_DEVICE void observe(const Scores&, const Mask&, const Rows&) const {}
 
   RECURFORMER_DEVICE void finish(const Output& output, const Rows& maximum, const Rows& partial_sum) {
     const DecodeParts<D> warps{.data = reinterpret_cast<float*>(shared_), .queries = Tuning::queries};

@@ -65,21 +65,12 @@ struct PrefillTiles {
   Keys keys, values;
 };
 
-/// The probe's partial sums beside the row sum; nothing without a probe.
-template <int Slabs, bool Probing>
-struct ProbeSums {
-  tile::FragmentRows<Slabs> recent = {}, sink = {}, both = {};
-};
-template <int Slabs>
-struct ProbeSums<Slabs, false> {};
-
 /// The backend of kernel::flash_attention_forward for one item, run by all threads of a block.
 template <class Parameters, int D, class Tuning>
 class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
  public:
   using Base = AttentionTile<Parameters, D, Tuning>;
   using Tiles = PrefillTiles<typename Base::T, D, Tuning>;
-  using typename Base::Mask;
   using typename Base::Output;
   using typename Base::Rows;
   using typename Base::Scores;
@@ -88,7 +79,6 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
                                      tile::StoredOperand<T, Tuning::slabs, D>>;
   static constexpr int threads = arch::warp_size * Tuning::warps;
   static constexpr int warp_queries_bytes = Tiles::Queries::bytes / Tuning::warps;
-  static constexpr bool probing = Parameters::Probe::probing;
 
   RECURFORMER_DEVICE PrefillTile(const Parameters& parameters, const AttentionItem& item,
                                  unsigned char* shared)
@@ -134,27 +124,17 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
     }
   }
 
-  RECURFORMER_DEVICE void observe(const Scores& weights, const Mask& mask, const Rows& correction) {
-    if constexpr (probing) add_to_probe(weights, mask.tile, correction);
-  }
-
   RECURFORMER_DEVICE void finish(const Output& output, const Rows& maximum, const Rows& partial_sum) {
     const Rows sum = row_total(partial_sum);
     const Rows inverse = zip(sum, sum, [](float l, float) { return inverse_sum(l); });
-    const Rows log_sum_exp = zip(maximum, sum, [](float m, float l) { return natural_log_sum_exp(m, l); });
     const QueryTile queries = this->query_tile();
     store_output(output, inverse, queries);
-    if (parameters_.log_sum_exp)
-      each_query(queries, log_sum_exp,
-                 [&](int r, float value) { *this->log_sum_exp_at(queries, r) = value; });
-    if constexpr (probing) store_probe(queries, inverse, log_sum_exp);
+    this->store_sums(queries, maximum, sum, inverse);
   }
 
  private:
   using Base::first_row_;
-  using Base::item_;
   using Base::key_tiles_;
-  using Base::parameters_;
 
   RECURFORMER_DEVICE void copy_keys(int i) const {
     Base::template copy_keys<threads>(tiles_.keys, arch::thread_index(), i);
@@ -165,42 +145,6 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
     arch::wait_for_copies<0>();
     sync_item<threads>();
     if (i + 1 < key_tiles_.count()) copy_keys(i + 1);
-  }
-
-  RECURFORMER_DEVICE void add_to_probe(Scores weights, const KeyTile& tile, const Rows& correction) {
-    const auto scale = [](float a, float c) { return a * c; };
-    probe_.recent = zip(probe_.recent, correction, scale);
-    probe_.sink = zip(probe_.sink, correction, scale);
-    probe_.both = zip(probe_.both, correction, scale);
-    const int window = parameters_.probe.window, sink = parameters_.probe.sink;
-    if (tile.begin >= sink && key_tiles_.first_position() - (tile.begin + Tuning::keys - 1) >= window) return;
-    const QueryTile queries = this->query_tile();
-    weights.each([&](float& weight, int i, int half, int column) {
-      const int key = tile.begin + tile::fragment_column() + column;
-      const bool recent = queries.position_of(this->row(i, half)) - key < window;
-      if (recent) probe_.recent.value[i][half] += weight;
-      if (key < sink) probe_.sink.value[i][half] += weight;
-      if (recent && key < sink) probe_.both.value[i][half] += weight;
-    });
-  }
-  RECURFORMER_DEVICE void store_probe(const QueryTile& queries, const Rows& inverse,
-                                      const Rows& log_sum_exp) const {
-    const auto& probe = parameters_.probe;
-    const int column = parameters_.group_index[item_.group] * queries.heads;
-    const auto store = [&](float* target, const Rows& values) {
-      if (!target) return;
-      each_query(queries, values, [&](int r, float value) {
-        const std::int64_t row = this->sequence().first_row + queries.token(r);
-        target[row * probe.stride + column + queries.head(r)] = value;
-      });
-    };
-    const auto mass = [&](const Rows& sums) {
-      return zip(row_total(sums), inverse, [](float a, float b) { return a * b; });
-    };
-    store(probe.recent_mass, mass(probe_.recent));
-    store(probe.sink_mass, mass(probe_.sink));
-    store(probe.recent_sink_mass, mass(probe_.both));
-    store(probe.log_sum_exp, log_sum_exp);
   }
 
   /// diag(scale) output, rounded, in 16-byte stores. The place of the queries in shared memory serves: a
@@ -233,20 +177,9 @@ class PrefillTile : public AttentionTile<Parameters, D, Tuning> {
     }
   }
 
-  /// Calls f(row of the tile, value) once per query of the warp.
-  template <class F>
-  RECURFORMER_DEVICE void each_query(const QueryTile& queries, Rows values, F f) const {
-    if (arch::lane_index() % 4 != 0) return;
-    values.each([&](float& value, int i, int half) {
-      const int r = this->row(i, half);
-      if (r < queries.count) f(r, value);
-    });
-  }
-
   unsigned char* shared_;
   Tiles tiles_;
   Operand queries_;
-  ProbeSums<Tuning::slabs, probing> probe_;
 };
 
 /// Computes one item by the first threads of a block, as many as the tuning has, which has at least

@@ -108,6 +108,14 @@ RECURFORMER_DEVICE float natural_log_sum_exp(float maximum, float sum) {
   return (maximum + arch::log2(sum)) * 0.693147180559945309f;
 }
 
+/// The recency probe's sums, partial as the row sum beside them; nothing without a probe.
+template <int Slabs, bool Probing>
+struct ProbeSums {
+  tile::FragmentRows<Slabs> recent = {}, sink = {}, both = {};
+};
+template <int Slabs>
+struct ProbeSums<Slabs, false> {};
+
 /// What a Backend of kernel::flash_attention_forward for one tile of queries needs, whoever copies what when.
 /// `Tuning` gives `slabs` of 16 queries per warp, `queries` per block and `keys` per tile. Numbers that the
 /// loop over keys does not need are read again where they are used, rather than kept in registers.
@@ -174,7 +182,15 @@ class AttentionTile {
     }
   };
 
+  /// Adds the weights of a tile to the probe's sums, after what these were relative to has changed by
+  /// `correction`.
+  RECURFORMER_DEVICE void observe(const Scores& weights, const Mask& mask, const Rows& correction) {
+    if constexpr (probing) add_to_probe(weights, mask.tile, correction);
+  }
+
  protected:
+  static constexpr bool probing = Parameters::Probe::probing;
+
   RECURFORMER_DEVICE const SequenceRows& sequence() const { return parameters_.sequences[item_.sequence]; }
   RECURFORMER_DEVICE QueryTile query_tile() const {
     return {sequence(), parameters_.heads, item_.first_query, Tuning::queries};
@@ -230,11 +246,67 @@ class AttentionTile {
     return parameters_.log_sum_exp + (row * parameters_.groups + item_.group) * queries.heads +
            queries.head(r);
   }
+  /// Stores log-sum-exp and what the probe has summed up, where asked for; `inverse`: 1 / sum.
+  RECURFORMER_DEVICE void store_sums(const QueryTile& queries, const Rows& maximum, const Rows& sum,
+                                     const Rows& inverse) const {
+    const Rows log_sum_exp = zip(maximum, sum, [](float m, float l) { return natural_log_sum_exp(m, l); });
+    if (parameters_.log_sum_exp)
+      each_query(queries, log_sum_exp, [&](int r, float value) { *log_sum_exp_at(queries, r) = value; });
+    if constexpr (probing) store_probe(queries, inverse, log_sum_exp);
+  }
 
   const Parameters& parameters_;
   const AttentionItem& item_;
   int first_row_;
   KeyTiles<Tuning::keys> key_tiles_;
+
+ private:
+  RECURFORMER_DEVICE void add_to_probe(Scores weights, const KeyTile& tile, const Rows& correction) {
+    const auto scale = [](float a, float c) { return a * c; };
+    probe_.recent = zip(probe_.recent, correction, scale);
+    probe_.sink = zip(probe_.sink, correction, scale);
+    probe_.both = zip(probe_.both, correction, scale);
+    const int window = parameters_.probe.window, sink = parameters_.probe.sink;
+    if (tile.begin >= sink && key_tiles_.first_position() - (tile.begin + Tuning::keys - 1) >= window) return;
+    const QueryTile queries = query_tile();
+    weights.each([&](float& weight, int i, int half, int column) {
+      const int key = tile.begin + tile::fragment_column() + column;
+      const bool recent = queries.position_of(row(i, half)) - key < window;
+      if (recent) probe_.recent.value[i][half] += weight;
+      if (key < sink) probe_.sink.value[i][half] += weight;
+      if (recent && key < sink) probe_.both.value[i][half] += weight;
+    });
+  }
+  RECURFORMER_DEVICE void store_probe(const QueryTile& queries, const Rows& inverse,
+                                      const Rows& log_sum_exp) const {
+    const auto& probe = parameters_.probe;
+    const int column = parameters_.group_index[item_.group] * queries.heads;
+    const auto store = [&](float* target, const Rows& values) {
+      if (!target) return;
+      each_query(queries, values, [&](int r, float value) {
+        const std::int64_t row = sequence().first_row + queries.token(r);
+        target[row * probe.stride + column + queries.head(r)] = value;
+      });
+    };
+    const auto mass = [&](const Rows& sums) {
+      return zip(row_total(sums), inverse, [](float a, float b) { return a * b; });
+    };
+    store(probe.recent_mass, mass(probe_.recent));
+    store(probe.sink_mass, mass(probe_.sink));
+    store(probe.recent_sink_mass, mass(probe_.both));
+    store(probe.log_sum_exp, log_sum_exp);
+  }
+  /// Calls f(row of the tile, value) once per query of the warp.
+  template <class F>
+  RECURFORMER_DEVICE void each_query(const QueryTile& queries, Rows values, F f) const {
+    if (arch::lane_index() % 4 != 0) return;
+    values.each([&](float& value, int i, int half) {
+      const int r = row(i, half);
+      if (r < queries.count) f(r, value);
+    });
+  }
+
+  ProbeSums<Tuning::slabs, probing> probe_;
 };
 
 }  // namespace RECURFORMER_ARCH

@@ -1,10 +1,13 @@
 #ifndef RECURFORMER_MODEL_LINEAR_HPP
 #define RECURFORMER_MODEL_LINEAR_HPP
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
+#include "recurformer/core/error.hpp"
 #include "recurformer/core/precision.hpp"
 #include "recurformer/core/tensor.hpp"
 #include "recurformer/cpu/matrix_view.hpp"
@@ -21,15 +24,18 @@ template <StorageType T>
 class Linear {
  public:
   Linear() = default;
-  Linear(std::int64_t out, std::int64_t in) : out_(out), in_(in), values_(Dims<2>(out, in)) {}
+  /// Zeros, whose memory is allocated when somebody asks to write to them.
+  Linear(std::int64_t out, std::int64_t in) : out_(out), in_(in) {}
+  /// Row-major elements that are somewhere already, such as in a mapped file.
+  Linear(std::int64_t out, std::int64_t in, std::shared_ptr<T> rows)
+      : out_(out), in_(in), rows_(std::move(rows)) {}
+  Linear(Linear&&) noexcept = default;
+  Linear& operator=(Linear&&) noexcept = default;
 
   /// A copy of a matrix that is not packed; copies of weights are never made by accident.
   Linear clone() const {
-    check_row_major();
-    Linear copy;
-    copy.out_ = out_;
-    copy.in_ = in_;
-    copy.values_ = values_.clone();
+    Linear copy(out_, in_);
+    if (size() > 0) std::copy_n(data(), size(), copy.data());
     return copy;
   }
 
@@ -38,17 +44,21 @@ class Linear {
   std::int64_t size() const { return out_ * in_; }
   bool is_packed() const { return packed_ != nullptr; }
 
-  /// Row-major elements. Only before pack().
+  /// Row-major elements. Only before pack(), and to read them only once they were set.
   T* data() {
     check_row_major();
-    return values_.data();
+    if (rows_ == nullptr && size() > 0) {
+      const auto rows = std::make_shared<Tensor<T, Dims<2>>>(Dims<2>(out_, in_));
+      rows_ = {rows, rows->data()};
+    }
+    return rows_.get();
   }
   const T* data() const {
     check_row_major();
-    return values_.data();
+    return elements();
   }
   /// Elements of one row, as long as there is a row-major copy.
-  const T* row(std::int64_t index) const { return values_.data() + index * in_; }
+  const T* row(std::int64_t index) const { return elements() + index * in_; }
 
   /// Rearranges the weights for inference: they can no longer be changed or trained. The row-major copy goes
   /// too, unless rows are still looked up (a tied embedding).
@@ -67,9 +77,13 @@ class Linear {
   void check_row_major() const {
     check(!is_packed(), "these weights were packed for inference; load the model again to train or save it");
   }
+  const T* elements() const {
+    check(rows_ != nullptr || size() == 0, "these weights (", out_, ", ", in_, ") were never set");
+    return rows_.get();
+  }
 
   std::int64_t out_ = 0, in_ = 0;
-  Tensor<T, Dims<2>> values_;
+  std::shared_ptr<T> rows_;  // row-major, its own or part of something larger; null: not set, or packed
   std::shared_ptr<const void> packed_;  // a cpu::PackedMatrix<T> of the instruction set that packed it
 };
 

@@ -15,8 +15,8 @@ namespace rf {
 template <StorageType T>
 void Linear<T>::pack(KeepRows keep) {
   if (is_packed() || size() == 0) return;
-  packed_ = std::make_shared<cpu::PackedMatrix<T>>(out_, in_, cpu::row_major(values_.data(), in_));
-  if (keep == KeepRows::no) values_ = {};
+  packed_ = std::make_shared<cpu::PackedMatrix<T>>(out_, in_, cpu::row_major(elements(), in_));
+  if (keep == KeepRows::no) rows_ = nullptr;
 }
 
 template <StorageType T>
@@ -28,8 +28,8 @@ void Linear<T>::forward(const float* x, std::int64_t x_stride, std::int64_t rows
         ->multiply(x, x_stride, rows, y, y_stride, accumulate, bias);
     return;
   }
-  cpu::gemm({rows, out_, in_}, cpu::row_major(x, x_stride), cpu::row_major(values_.data(), in_).transposed(),
-            y, y_stride, accumulate);
+  cpu::gemm({rows, out_, in_}, cpu::row_major(x, x_stride), cpu::row_major(elements(), in_).transposed(), y,
+            y_stride, accumulate);
   if (bias)
     for (std::int64_t r = 0; r < rows; ++r)
       for (std::int64_t i = 0; i < out_; ++i) y[r * y_stride + i] += bias[i];

@@ -178,7 +178,7 @@ void convert_files(const std::string& from, const Plan& plan, const ModelProfile
     using FileSet = typename detail::KindsIn<Set, P>::type;
     const Plan old_plan = detail::in_precision(config.plan, P::name);
     config.plan = without_unused_kinds(named_plan(bind_plan<FileSet>(detail::in_precision(plan, P::name))));
-    check_weights_size(config.shape, bind_plan<FileSet>(old_plan), from);
+    check_weights_size(config.shape, bind_plan<FileSet>(old_plan), file);
     detail::FileConversion<FileSet, P> conversion(file, config.shape, old_plan, config.plan, profiles, seed);
     const auto layers = static_cast<std::size_t>(config.shape.layers);
     for (std::size_t l = 0; l < layers; ++l) {

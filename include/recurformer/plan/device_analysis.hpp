@@ -2,9 +2,10 @@
 #define RECURFORMER_PLAN_DEVICE_ANALYSIS_HPP
 
 // Where a model's attention heads look (plan/model_analysis.hpp), measured on a device while the model reads
-// whole sequences: between a layer's projections and its heads, attention with the recency probe and then the
-// pass over queries and keys that gives the profile (cuda/attention_profile.hpp). The heads themselves are
-// computed afterwards by the kernels that always do, which know nothing of an analysis.
+// whole sequences: between a layer's projections and its heads, attention with the recency probe, by the
+// kernel that suits the device, and then the pass over queries and keys that gives the profile
+// (cuda/attention_profile.hpp). The heads themselves are computed afterwards by the kernels that always do,
+// which know nothing of an analysis.
 
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include "recurformer/cuda/attention_items.hpp"
 #include "recurformer/cuda/attention_prefill.hpp"
 #include "recurformer/cuda/attention_profile.hpp"
+#include "recurformer/cuda/sm90/attention_prefill.hpp"
 #include "recurformer/eval/token_text.hpp"
 #include "recurformer/model/device_model.hpp"
 #include "recurformer/plan/model_analysis.hpp"
@@ -121,16 +123,31 @@ class DeviceAnalyser {
     float* const sums = memory_.template take<float>(out.items.size() * cuda::profile_lags);
     detail::with_device_width(typename Model::Widths{}, model_.shape().layer.d_head, [&](auto d_head) {
       constexpr int D = d_head;
-      using Tuning = cuda::PrefillTuningOf<decltype(probed), D>;
-      const auto tiles =
-          cuda::plan_prefill<Tuning>(batch.sequences, attention.groups, attention.heads, attention.mask);
-      const std::span<const cuda::AttentionItem> tiles_there(uploads_.add(tiles), tiles.size());
-      uploads_.send();
-      cuda::attention_prefill<D, Tuning>(model_.device(), probed, tiles_there);
+      launch_attention<D>(probed, batch.sequences);
       cuda::attention_profile<D>(model_.device(), probed, {items, out.items.size()}, sums);
     });
     out.sums = sums;
     return out;
+  }
+  /// Attention with the probe, by Hopper's own kernel where there is one. Sends what has been added to the
+  /// uploads.
+  template <int D, class Attention>
+  void launch_attention(const Attention& probed, std::span<const SequenceRows> sequences) {
+    Device& device = model_.device();
+    const auto send_items = [&]<class Tuning>(Tuning) {
+      const auto items = cuda::plan_prefill<Tuning>(sequences, probed.groups, probed.heads, probed.mask);
+      const std::span<const cuda::AttentionItem> there(uploads_.add(items), items.size());
+      uploads_.send();
+      return there;
+    };
+    if constexpr (cuda::has_attention_prefill_sm90<Attention, D>)
+      if (device.compute_capability() == 90) {
+        using Tuning = cuda::PrefillTuningSm90<D>;
+        const auto mapped = cuda::sm90::mapped<Tuning, D>(probed);
+        return cuda::attention_prefill_sm90<D>(device, mapped, send_items(Tuning{}));
+      }
+    using Tuning = cuda::PrefillTuningOf<Attention, D>;
+    cuda::attention_prefill<D, Tuning>(device, probed, send_items(Tuning{}));
   }
 
   /// Adds every head of a run; the layer's masses are on the host.

@@ -23,7 +23,8 @@
 //   issue S = Q Kᵢᵀ │ issue O += P Vᵢ₋₁ │ wait for S │ mask, softmax │ wait for O │ rescale O │ P = S
 //
 // and the two take turns at issuing, so that one's products run while the other is at its softmax. P stays in
-// registers: the accumulator layout of S is the operand layout of P.
+// registers: the accumulator layout of S is the operand layout of P. The recency probe, where there is one,
+// adds up weights right behind the softmax, while they are still floats and O's product runs.
 //
 // Rows of values that no query of the tile sees, behind the last key or outside the window, may hold anything
 // and come with the tile; the weights there are 0, but 0 · NaN is not, so the consumers zero them in shared
@@ -56,6 +57,12 @@ struct PrefillTuningSm90 {
   static constexpr int keys = 128;                                             ///< per tile
   static constexpr int stages = 256 / D;                                       ///< of each ring
 };
+
+/// Whether Hopper has a kernel of its own for this attention.
+template <class Attention, int D>
+inline constexpr bool has_attention_prefill_sm90 =
+    (D == 64 || D == 128) &&
+    std::is_same_v<typename Attention::KeyValues, PagedKeyValues<typename Attention::Element>>;
 
 namespace sm90 {
 inline namespace RECURFORMER_ARCH {
@@ -173,12 +180,7 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
     const Rows inverse = zip(sum, sum, [](float l, float) { return inverse_sum(l); });
     const QueryTile queries = this->query_tile();
     store_output(output, inverse, queries);
-    if (!parameters_.log_sum_exp || arch::lane_index() % 4 != 0) return;
-    Rows log_sum_exp = zip(maximum, sum, [](float m, float l) { return natural_log_sum_exp(m, l); });
-    log_sum_exp.each([&](float& value, int slab, int half) {
-      const int r = this->row(slab, half);
-      if (r < queries.count) *this->log_sum_exp_at(queries, r) = value;
-    });
+    this->store_sums(queries, maximum, sum, inverse);
   }
 
   /// diag(scale) output, rounded, through the place of the group's queries, in 16-byte stores.
@@ -258,9 +260,11 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
     sync_groups();
   }
 
-  /// Scores of tile i become weights relative to the new maximum; returns what older ones are worth now.
-  RECURFORMER_DEVICE Rows apply_softmax(Scores& scores, int i, Rows& maximum, Rows& sum) const {
-    this->mask(i).hide(scores);
+  /// Scores of tile i become weights relative to the new maximum, which the probe gets to see; returns what
+  /// older ones are worth now.
+  RECURFORMER_DEVICE Rows apply_softmax(Scores& scores, int i, Rows& maximum, Rows& sum) {
+    const auto mask = this->mask(i);
+    mask.hide(scores);
     const Rows previous = maximum;
     maximum = row_max(previous, scores, Tuning::keys);
     // -inf - -inf would be NaN: a row that has seen nothing yet is measured from 0
@@ -268,6 +272,7 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
     const Rows correction = zip(previous, offset, [](float m, float o) { return arch::exp2(m - o); });
     sum = zip(sum, correction, [](float l, float c) { return l * c; });
     exponentiate(scores, offset, sum, Tuning::keys);
+    this->observe(scores, mask, correction);
     return correction;
   }
 
@@ -281,11 +286,9 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
 /// Blocks share the items out among themselves.
 template <class Attention, int D, class Tuning = PrefillTuningSm90<D>>
 struct AttentionPrefillSm90 {
-  static_assert(D == 64 || D == 128, "recurformer: attention on Hopper has d_head 64 or 128");
-  static_assert(std::is_same_v<typename Attention::KeyValues, PagedKeyValues<typename Attention::Element>> &&
-                    !Attention::Probe::probing,
-                "recurformer: attention on Hopper reads pages and has no recency probe; rings and the probe "
-                "are cuda/attention_prefill.hpp's");
+  static_assert(has_attention_prefill_sm90<Attention, D>,
+                "recurformer: attention on Hopper reads pages and has d_head 64 or 128; rings and other "
+                "widths are cuda/attention_prefill.hpp's");
   static_assert(Tuning::queries == sm90::consumer_groups * sm90::group_queries && Tuning::keys % 16 == 0);
   static_assert(Tuning::stages >= 2);  // values are waited for while those of the tile before are in use
 
@@ -322,8 +325,8 @@ struct AttentionPrefillSm90 {
   }
 };
 
-/// Computes out, and log_sum_exp where asked for, of every item: those of plan_prefill<Tuning>(), on the
-/// device, which must have compute capability 9.0.
+/// Computes out, and log_sum_exp and the probe's arrays where asked for, of every item: those of
+/// plan_prefill<Tuning>(), on the device, which must have compute capability 9.0.
 template <int D, class Tuning = PrefillTuningSm90<D>, class Device, class Attention>
 void attention_prefill_sm90(Device& device, const sm90::MappedAttention<Attention>& mapped,
                             std::span<const AttentionItem> items) {
