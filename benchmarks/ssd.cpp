@@ -34,7 +34,7 @@ class Work {
         inputs_(static_cast<std::size_t>(sequences * rows * stride_)),
         gradients_(inputs_.size()),
         y_(static_cast<std::size_t>(sequences * rows * heads * d_head)),
-        states_(static_cast<std::size_t>(sequences * rf::cpu::ssd_state_size(d_head))),
+        states_(static_cast<std::size_t>(sequences * rf::cpu::mamba2_form(d_head).size())),
         chunk_states_(states_.size() * static_cast<std::size_t>(rf::cpu::ssd_chunks(d_head, rows))),
         local_(static_cast<std::size_t>((d_head + 2) * heads), 0.5f),
         d_skip_(static_cast<std::size_t>(sequences * heads * d_head)),
@@ -44,9 +44,9 @@ class Work {
     gradients_ = inputs_;
     for (std::int64_t i = 0; i < sequences; ++i) {
       const float* first = inputs_.data() + i * rows * stride_;
-      float* state = states_.data() + i * rf::cpu::ssd_state_size(d_head);
+      float* state = states_.data() + i * rf::cpu::mamba2_form(d_head).size();
       float* kept =
-          chunk_states_.data() + i * rf::cpu::ssd_chunks(d_head, rows) * rf::cpu::ssd_state_size(d_head);
+          chunk_states_.data() + i * rf::cpu::ssd_chunks(d_head, rows) * rf::cpu::mamba2_form(d_head).size();
       work.push_back({.rows = rows,
                       .heads = heads,
                       .q = first,
@@ -70,6 +70,7 @@ class Work {
                            .dy_stride = std::int64_t{heads} * d_head,
                            .dq = d,
                            .dk = d + heads * d_head,
+                           .d_key_stride = stride_,
                            .dv = d + (heads + 1) * d_head,
                            .d_step = d + stride_ - 1,
                            .d_stride = stride_,
@@ -111,20 +112,20 @@ void forward(benchmark::State& state) {
   const Sizes size(state);
   Work data(P, size.heads, size.rows, size.sequences);
   for (auto& s : data.work) s.chunk_states = nullptr;
-  measure(state, forward_work<P>(size), [&] { rf::cpu::ssd_forward<P>(data.work); });
+  measure(state, forward_work<P>(size), [&] { rf::cpu::ssd_forward<rf::cpu::mamba2_form(P)>(data.work); });
 }
 
 template <int P>
 void backward(benchmark::State& state) {
   const Sizes size(state);
   Work data(P, size.heads, size.rows, size.sequences);
-  rf::cpu::ssd_forward<P>(data.work);
+  rf::cpu::ssd_forward<rf::cpu::mamba2_form(P)>(data.work);
   constexpr double d = P, chunk = rf::cpu::ssd_chunk_rows(P);
   const double heads = size.heads;
   measure(state,
           {.operations = size.tokens() * (heads * (5 * d * (chunk + 1) + 4 * d * d) + 4 * d * d),
            .bytes = size.tokens() * 4 * (3 * heads * d + 4 * d + 2 + d * (d + 1) / chunk)},
-          [&] { rf::cpu::ssd_backward<P>(data.work, data.gradients); });
+          [&] { rf::cpu::ssd_backward<rf::cpu::mamba2_form(P)>(data.work, data.gradients); });
 }
 
 /// One token for every state; with many states they are far larger than the caches.
@@ -137,7 +138,7 @@ void decode(benchmark::State& state) {
   measure(state,
           {.operations = size.tokens() * d * (d + 1) * (3 + 2 * size.heads),
            .bytes = size.tokens() * 4 * 2 * d * (d + 1)},
-          [&] { rf::cpu::ssd_forward<P>(data.work); });
+          [&] { rf::cpu::ssd_forward<rf::cpu::mamba2_form(P)>(data.work); });
 }
 
 /// A whole mixer without a cache: one KV group per state, each a sequence of its own.

@@ -8,7 +8,6 @@
 
 #include "recurformer/cpu/attention_mixer.hpp"
 #include "recurformer/model/linear_products.hpp"
-#include "recurformer/model/loss.hpp"
 #include "support/golden_model.hpp"
 
 namespace {
@@ -58,38 +57,6 @@ TEST_CASE("golden models: bf16 is at most twice as far from fp32 as PyTorch's") 
 TEST_CASE("golden models: loss and all gradients") {
   for (const char* name : {"llama", "qwen2"}) {
     CAPTURE(name);
-    const golden::Expected expected(name);
-    auto model = golden::load<rf::Model<Fp32Spec>>(name);
-    const auto count = static_cast<std::int64_t>(expected.tokens.size());
-    std::vector<rf::Token> targets(expected.tokens.begin() + 1, expected.tokens.end());
-    targets.push_back(-1);
-    const rf::SequenceRows whole{.rows = count};
-    rf::ModelTape tape;
-    rf::NextTokenLoss loss;
-    auto gradients = model.make_gradients();
-    model.forward(expected.tokens, {&whole, 1}, tape);
-    std::vector<float> d_hidden(static_cast<std::size_t>(count * model.shape().layer.d_model));
-    const auto sums = loss.backward(
-        model, tape.hidden.data(), targets, {.gradient_scale = 1.0 / static_cast<double>(count - 1)},
-        static_cast<const rf::Model<Fp32Spec>*>(nullptr), nullptr, d_hidden.data(), gradients);
-    model.backward(tape, d_hidden.data(), gradients);
-    CHECK(sums.mean_cross_entropy() ==
-          doctest::Approx(static_cast<double>(expected.values("loss")[0])).epsilon(1e-5));
-
-    std::size_t compared = 0;
-    for (const rf::FileTensor& tensor : rf::file_tensors(gradients)) {
-      CAPTURE(tensor.name);
-      std::vector<float> got;
-      for (const rf::FilePiece& piece : tensor.pieces) {
-        const auto* values = static_cast<const float*>(piece.data);
-        got.insert(got.end(), values, values + piece.size);
-      }
-      const auto want = expected.values("gradient." + tensor.name);
-      CHECK(golden::largest(want) > 0);
-      CHECK(golden::largest_difference(got, want) <= 1e-4 * golden::largest(want));
-      ++compared;
-    }
-    // Everything the file has, but for tokens, logits twice and the loss.
-    CHECK(compared + 4 == expected.file.tensors().size());
+    golden::check_gradients<rf::Model<Fp32Spec>>(name);
   }
 }

@@ -326,7 +326,8 @@ TEST_CASE("config: Qwen's windows in some layers, and Qwen3's norms of queries a
 
 TEST_CASE("config: what these kernels would compute differently is refused") {
   CHECK(changed_error("\"llama\"", "\"gemma\"") ==
-        "model_type: found \"gemma\"; supported: \"llama\", \"mamba\", \"mistral\", \"qwen2\", \"qwen3\"");
+        "model_type: found \"gemma\"; supported: \"llama\", \"mamba\", \"mamba2\", \"mistral\", \"qwen2\", "
+        "\"qwen3\"");
   CHECK(changed_error("\"LlamaForCausalLM\"", "\"LlamaModel\"") ==
         "architectures[0]: found \"LlamaModel\"; supported: \"LlamaForCausalLM\"");
   CHECK(changed_error("\"silu\"", "\"gelu\"") == "hidden_act: found \"gelu\"; supported: \"silu\"");
@@ -363,10 +364,10 @@ TEST_CASE("config: sizes that do not fit together are refused") {
   // A few bytes that would make a plan of gigabytes.
   const std::string wide = changed(changed(llama, "\"hidden_size\": 192", "\"hidden_size\": 262144"),
                                    "\"num_attention_heads\": 6", "\"num_attention_heads\": 16384");
-  CHECK(
-      error(changed(changed(wide, "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 16384"),
-                    "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 4096")) ==
-      "num_hidden_layers: found 4096 layers of 16384 key/value heads; supported: at most 65536 heads in all");
+  CHECK(error(changed(changed(wide, "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 16384"),
+                      "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 4096")) ==
+        "num_hidden_layers: found 4096 layers of 16384 key/value heads; supported: at most 65536 key/value "
+        "heads in all");
 }
 
 TEST_CASE("config: a wrong section of ours is refused") {
@@ -438,4 +439,86 @@ TEST_CASE("config: Mamba as transformers writes it") {
   CHECK(error(changed(mamba, "\"intermediate_size\": 144", "\"intermediate_size\": 150")) ==
         "intermediate_size: found 150; supported: multiples of 16 up to 65536");
   CHECK(error(changed(mamba, "silu", "gelu")) == "hidden_act: found \"gelu\"; supported: \"silu\"");
+}
+
+namespace {
+
+const std::string mamba2 = R"({"architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2",
+    "hidden_size": 96, "expand": 2, "num_heads": 12, "head_dim": 16, "n_groups": 3, "num_hidden_layers": 2,
+    "vocab_size": 50, "layer_norm_epsilon": 1e-4, "state_size": 128, "conv_kernel": 4, "use_bias": false,
+    "use_conv_bias": true, "rms_norm": true, "hidden_act": "silu", "torch_dtype": "bfloat16",
+    "tie_word_embeddings": true, "time_step_limit": [0.0, Infinity], "comment": "\"Infinity\\"})";
+
+}  // namespace
+
+TEST_CASE("config: Mamba-2 as transformers writes it, infinity included") {
+  const ModelConfig config = read(mamba2);
+  CHECK(config.shape == rf::ModelShape{.vocabulary = 50,
+                                       .layers = 2,
+                                       .layer = {.d_model = 96,
+                                                 .d_head = 16,
+                                                 .kv_groups = 3,
+                                                 .queries_per_group = 4,
+                                                 .d_ff = 0,
+                                                 .norm_epsilon = 1e-4,
+                                                 .heads_norm = true},
+                                       .tied_embeddings = true});
+  CHECK(config.plan == rf::uniform_plan({"mamba2_standard", "bf16", {}}, 2, 3));
+  CHECK(config.other.at("comment") == "\"Infinity\\");
+  std::string text;
+  check_equal(rewritten(config, &text), config);
+  nlohmann::json written = nlohmann::json::parse(text);
+  CHECK(written.at("model_type") == "mamba2");
+  CHECK(written.at("num_heads") == 12);
+  CHECK(written.at("n_groups") == 3);
+  CHECK(written.at("state_size") == 128);
+  CHECK(!written.contains("time_step_limit"));
+
+  // What is missing is what `transformers` takes.
+  const ModelConfig large = read(R"({"model_type": "mamba2", "hidden_size": 4096, "num_hidden_layers": 64,
+    "vocab_size": 32768})");
+  CHECK(large.shape.layer.heads() == 128);
+  CHECK(large.shape.layer.d_head == 64);
+  CHECK(large.shape.layer.kv_groups == 8);
+  CHECK_FALSE(large.shape.tied_embeddings);
+}
+
+TEST_CASE("config: limits of Mamba-2's step sizes") {
+  const auto limits = [](const std::string& value) { return changed(mamba2, "[0.0, Infinity]", value); };
+  const ModelConfig both = read(limits("[0.001, 0.5]")), least = read(limits("[0.25, Infinity]"));
+  CHECK(both.shape.layer.step_limits == rf::StepLimits{.least = 0.001, .most = 0.5});
+  CHECK(least.shape.layer.step_limits == rf::StepLimits{.least = 0.25});
+  check_equal(rewritten(both), both);
+  check_equal(rewritten(least), least);
+  CHECK(read(limits("null")).shape.layer.step_limits == rf::StepLimits{});
+  CHECK(error(limits("[0.5, 0.1]")) ==
+        "time_step_limit: found [0.5,0.1]; supported: a number and a larger one");
+  CHECK(error(limits("[0.5]")) == "time_step_limit: found [0.5]; supported: a number and a larger one");
+  CHECK(contains(error(limits("[-Infinity, 1]")), "line 5, column "));
+}
+
+TEST_CASE("config: what standard Mamba-2's kernels would compute differently is refused") {
+  CHECK(error(changed(mamba2, "\"use_bias\": false", "\"use_bias\": true")) ==
+        "use_bias: found true; supported: false");
+  CHECK(error(changed(mamba2, "\"use_conv_bias\": true", "\"use_conv_bias\": false")) ==
+        "use_conv_bias: found false; supported: true");
+  CHECK(error(changed(mamba2, "\"rms_norm\": true", "\"rms_norm\": false")) ==
+        "rms_norm: found false; supported: true");
+  CHECK(error(changed(mamba2, "silu", "gelu")) == "hidden_act: found \"gelu\"; supported: \"silu\"");
+  CHECK(error(changed(mamba2, "\"head_dim\": 16", "\"head_dim\": 24")) ==
+        "head_dim: found 24; supported: 16, 32, 64, 80, 96, 128, 256");
+  CHECK(error(changed(mamba2, "\"n_groups\": 3", "\"n_groups\": 5")) ==
+        "num_heads: found 12; supported: multiples of n_groups, 5");
+  CHECK(error(changed(mamba2, "\"expand\": 2", "\"expand\": 3")) ==
+        "num_heads: found 12 heads of 16; supported: as wide together as expand times hidden_size, 96");
+}
+
+TEST_CASE("config: a norm across heads is Mamba-2's alone") {
+  ModelConfig config = read(mamba2);
+  config.shape.layer.d_ff = 48;
+  const rf::test::TemporaryFolder folder;
+  const std::string message = rf::test::message_of<rf::ArgumentError>(
+      [&] { rf::write_model_config(config, folder.path().string()); });
+  CHECK(contains(message, "a norm across heads"));
+  CHECK(std::filesystem::is_empty(folder.path()));
 }

@@ -9,9 +9,11 @@
 #include "recurformer/cpu/attention_mixer.hpp"
 #include "recurformer/cpu/mamba2_mixer.hpp"
 #include "recurformer/cpu/mamba_mixer.hpp"
+#include "recurformer/cpu/standard_mamba2_mixer.hpp"
 #include "recurformer/reference/attention.hpp"
 #include "recurformer/reference/mamba.hpp"
 #include "recurformer/reference/mamba2.hpp"
+#include "recurformer/reference/standard_mamba2.hpp"
 #include "support/mixer_harness.hpp"
 
 namespace {
@@ -66,6 +68,10 @@ TEST_CASE("attention over a long past at every width") {
 }
 
 TEST_CASE("Mamba at every width") { check_widths(rf::Mamba<>{}, rf::AllWidths{}); }
+
+TEST_CASE("standard Mamba-2 at every width") {
+  check_widths(rf::StandardMamba2<rf::SsdShape{.d_state = 32}>{}, rf::AllWidths{});
+}
 
 TEST_CASE("Mamba2 at every width") {
   check_widths(rf::Mamba2<rf::SsdPolicy{.rope = true, .norm = true}>{}, rf::AllWidths{});

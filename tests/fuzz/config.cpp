@@ -13,6 +13,7 @@
 #include "recurformer/model/cache_layout.hpp"
 #include "recurformer/spec/mamba.hpp"
 #include "recurformer/spec/mamba2.hpp"
+#include "recurformer/spec/standard_mamba2.hpp"
 #include "target.hpp"
 
 namespace {
@@ -20,9 +21,10 @@ namespace {
 constexpr rf::AttentionPolicy biased = {.qkv_bias = true};
 template <class... M>
 using Fp32Kinds = rf::Kinds<rf::Kind<M, rf::Fp32>...>;
-using ConfigKinds = Fp32Kinds<rf::Attention<>, rf::Attention<biased>, rf::StreamingAttention<>,
-                              rf::StreamingAttention<rf::StreamingWindow{}, biased>, rf::Mamba<>,
-                              rf::Mamba<rf::ScanShape{}, rf::standard_mamba>, rf::Mamba2<>>;
+using ConfigKinds =
+    Fp32Kinds<rf::Attention<>, rf::Attention<biased>, rf::StreamingAttention<>,
+              rf::StreamingAttention<rf::StreamingWindow{}, biased>, rf::Mamba<>,
+              rf::Mamba<rf::ScanShape{}, rf::standard_mamba>, rf::Mamba2<>, rf::StandardMamba2<>>;
 
 /// Bytes of the caches of layers whose groups are all of one kind, one layer for each kind of the set.
 template <class... K>

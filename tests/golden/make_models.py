@@ -70,6 +70,13 @@ CASES = {
     "mamba": (transformers.MambaConfig, dict(intermediate_size=64), dict(cache=False)),
     "mamba_wide": (transformers.MambaConfig, dict(hidden_size=72, intermediate_size=144, num_hidden_layers=1,
                                                   tie_word_embeddings=False), dict(cache=False)),
+    "mamba2": (transformers.Mamba2Config, dict(intermediate_size=64, num_heads=4, head_dim=16, n_groups=1,
+                                               chunk_size=16), dict(cache=False)),
+    "mamba2_groups": (transformers.Mamba2Config,
+                      dict(hidden_size=48, intermediate_size=96, num_heads=6, head_dim=16, n_groups=3,
+                           state_size=48, conv_kernel=3, chunk_size=16, time_step_limit=(0.3, 1.1),
+                           layer_norm_epsilon=1e-3),
+                      dict(cache=False, gradients=True)),
 }
 
 
@@ -119,7 +126,7 @@ def logits_of(model, tokens):
 
 def decode(model, prompt, cached):
     """Greedy, one token at a time through the cache: what prefill and decode must agree with."""
-    if not cached:  # Mamba's is not this one
+    if not cached:  # Mamba's and Mamba-2's are not this one
         for _ in range(DECODED):
             prompt = torch.cat([prompt, logits_of(model, prompt)[-1].argmax()[None]])
         return prompt, logits_of(model, prompt)

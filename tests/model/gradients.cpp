@@ -9,11 +9,13 @@
 #include <utility>
 #include <vector>
 
+#include "recurformer/cpu/standard_mamba2_mixer.hpp"
 #include "recurformer/model/loss.hpp"
 #include "recurformer/model/reference_model.hpp"
 #include "recurformer/reference/attention.hpp"
 #include "recurformer/reference/mamba.hpp"
 #include "recurformer/reference/mamba2.hpp"
+#include "recurformer/reference/standard_mamba2.hpp"
 #include "support/small_model.hpp"
 
 namespace {
@@ -81,6 +83,13 @@ void check_gradients(M model) {
 /// Heads whose projections have biases.
 struct BiasSpec {
   using Kinds = rf::Kinds<rf::Kind<rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, rf::Fp32>>;
+  using Precision = rf::Fp32;
+  using Widths = small::Spec::Widths;
+};
+
+/// Heads that share B and C.
+struct Mamba2Spec {
+  using Kinds = rf::Kinds<rf::Kind<rf::StandardMamba2<rf::SsdShape{.d_state = 16, .d_conv = 3}>, rf::Fp32>>;
   using Precision = rf::Fp32;
   using Widths = small::Spec::Widths;
 };
@@ -166,6 +175,23 @@ TEST_CASE("norms of queries and keys have the gradient that finite differences g
   const auto parameters = rf::parameter_refs(model.weights());
   CHECK(std::any_of(parameters.begin(), parameters.end(),
                     [](const auto& p) { return p.name == "layers.1.key_norm"; }));
+  check_gradients(std::move(model));
+}
+
+TEST_CASE("a norm across heads has the gradient that finite differences give") {
+  rf::ModelShape shape = small::shape();
+  shape.layer.heads_norm = true;
+  small::Model model(shape, small::hybrid_plan());
+  small::randomise(model);
+  check_gradients(std::move(model));
+}
+
+TEST_CASE("standard Mamba-2 without an MLP has the gradients that finite differences give") {
+  rf::ModelShape shape = small::shape();
+  shape.layer.d_ff = 0;
+  shape.layer.heads_norm = true;
+  rf::Model<Mamba2Spec> model(shape, rf::uniform_plan({"mamba2_standard", "fp32", {}}, 2, 4));
+  small::randomise(model);
   check_gradients(std::move(model));
 }
 

@@ -16,6 +16,8 @@ TEST_CASE("a model's cache and parameters are known from its sizes and plan") {
       rf::ModelShape with_norms = small::shape(tied);
       with_norms.layer.qk_norm = true;
       CHECK(rf::parameter_count(with_norms, bound) == parameters + 2 * 2 * 16);
+      with_norms.layer.heads_norm = true;
+      CHECK(rf::parameter_count(with_norms, bound) == parameters + 2 * (2 * 16 + 8 * 16));
 
       const rf::CacheLayout found = rf::cache_layout(small::shape(tied), bound),
                             expected = model.cache_layout();

@@ -143,6 +143,18 @@ TEST_CASE("emitted header: mixers are named with their policies") {
                  "rf::Run<4, rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, rf::Fp32>"));
 }
 
+TEST_CASE("emitted header: what only layers of Mamba-2 have") {
+  rf::ModelShape other = shape;
+  other.layer.heads_norm = true;
+  other.layer.step_limits.least = 0.25;
+  const std::string unlimited = rf::emit_header<Dynamic::Kinds>(other, plan);
+  CHECK(contains(unlimited, ".heads_norm = true"));
+  CHECK(contains(unlimited, ".step_limits = {.least = 0.25, .most = rf::StepLimits{}.most}"));
+  other.layer.step_limits.most = 0.5;
+  CHECK(
+      contains(rf::emit_header<Dynamic::Kinds>(other, plan), ".step_limits = {.least = 0.25, .most = 0.5}"));
+}
+
 TEST_CASE("emitted header: what has no C++ name is refused") {
   CHECK(error(plan) == "no error");
   rf::Plan other = plan;

@@ -56,4 +56,6 @@ TEST_CASE("layer shape: validation names the member and what is allowed") {
         "d_ff is -4; it must be positive, or 0 for a layer without an MLP");
   CHECK(error([](rf::LayerShape& s) { s.norm_epsilon = 0; }) == "norm_epsilon is 0; it must be positive");
   CHECK(error([](rf::LayerShape& s) { s.rope_base = 1; }) == "rope_base is 1; it must be larger than 1");
+  CHECK(error([](rf::LayerShape& s) { s.step_limits = {.least = 0.5, .most = 0.5}; }) ==
+        "step_limits are 0.5 and 0.5; the first must be at least 0, and less than the second");
 }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "recurformer/checkpoint/model_files.hpp"
+#include "recurformer/model/loss.hpp"
 #include "recurformer/model/model.hpp"
 
 namespace golden {
@@ -95,6 +96,44 @@ inline double norm_of_difference(const std::vector<float>& a, const std::vector<
   for (std::size_t i = 0; i < a.size(); ++i)
     squares += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
   return std::sqrt(squares);
+}
+
+/// Loss and gradients of the mean cross entropy of tokens[1:].
+template <class M>
+void check_gradients(const std::string& name) {
+  const Expected expected(name);
+  auto model = load<M>(name);
+  const auto count = static_cast<std::int64_t>(expected.tokens.size());
+  std::vector<rf::Token> targets(expected.tokens.begin() + 1, expected.tokens.end());
+  targets.push_back(-1);
+  const rf::SequenceRows whole{.rows = count};
+  rf::ModelTape tape;
+  rf::NextTokenLoss loss;
+  auto gradients = model.make_gradients();
+  model.forward(expected.tokens, {&whole, 1}, tape);
+  std::vector<float> d_hidden(static_cast<std::size_t>(count * model.shape().layer.d_model));
+  const auto sums = loss.backward(model, tape.hidden.data(), targets,
+                                  {.gradient_scale = 1.0 / static_cast<double>(count - 1)},
+                                  static_cast<const M*>(nullptr), nullptr, d_hidden.data(), gradients);
+  model.backward(tape, d_hidden.data(), gradients);
+  CHECK(sums.mean_cross_entropy() ==
+        doctest::Approx(static_cast<double>(expected.values("loss")[0])).epsilon(1e-5));
+
+  std::size_t compared = 0;
+  for (const rf::FileTensor& tensor : rf::detail::checkpoint_tensors(gradients)) {
+    CAPTURE(tensor.name);
+    std::vector<float> got;
+    for (const rf::FilePiece& piece : tensor.pieces) {
+      const auto* values = static_cast<const float*>(piece.data);
+      got.insert(got.end(), values, values + piece.size);
+    }
+    const auto want = expected.values("gradient." + tensor.name);
+    CHECK(largest(want) > 0);
+    CHECK(largest_difference(got, want) <= 1e-4 * largest(want));
+    ++compared;
+  }
+  // Everything the file has, but for tokens, logits twice and the loss.
+  CHECK(compared + 4 == expected.file.tensors().size());
 }
 
 }  // namespace golden

@@ -9,7 +9,7 @@
 //             max_window_layers name
 //   qwen3     norms of queries and keys; windows as in qwen2
 //
-// and for Mamba (hf_mamba.hpp).
+// and for Mamba and Mamba-2 (hf_mamba.hpp).
 //
 // A model of nothing else is one for `transformers` too. What is ours stands in a section of its own, of
 // which both halves are optional:
@@ -133,7 +133,7 @@ inline const ModelFamily& read_family(const JsonReader& reader) {
   const JsonReader type = reader.at("model_type");
   for (const ModelFamily* family : {&llama, &mistral, &qwen2, &qwen3})
     if (type.string() == family->type) return *family;
-  fail_unsupported(type, "\"llama\", \"mamba\", \"mistral\", \"qwen2\", \"qwen3\"");
+  fail_unsupported(type, "\"llama\", \"mamba\", \"mamba2\", \"mistral\", \"qwen2\", \"qwen3\"");
 }
 
 /// Refuses what these kernels would compute differently.
@@ -187,12 +187,6 @@ inline LayerWindows read_layer_windows(const JsonReader& reader, const ModelFami
   return out;
 }
 
-inline std::int64_t integer_or(const JsonReader& reader, std::string_view field, std::int64_t fallback,
-                               std::int64_t max) {
-  const auto value = reader.optional(field);
-  return value ? value->integer(1, max) : fallback;
-}
-
 /// Width of a head and numbers of heads, which depend on each other.
 inline void read_heads(const JsonReader& reader, const ModelFamily& family, LayerShape& shape) {
   constexpr std::int64_t most = 1 << 14;  // heads; keeps every width within an int
@@ -213,17 +207,11 @@ inline void read_heads(const JsonReader& reader, const ModelFamily& family, Laye
   const std::int64_t d_head = is_quotient ? shape.d_model / heads
                               : head_dim  ? head_dim->integer(1, 1 << 20)
                                           : family.head_dim;
-  if (!is_supported_d_head(static_cast<int>(d_head))) {
-    std::string widths;
-    for (const int width : supported_d_head) widths += text(widths.empty() ? "" : ", ", width);
+  if (!is_supported_d_head(static_cast<int>(d_head)))
     reader.fail(is_quotient ? "hidden_size / num_attention_heads: found " : "head_dim: found ", d_head,
-                "; supported: ", widths);
-  }
+                "; supported: ", supported_widths());
   shape.d_head = static_cast<int>(d_head);
 }
-
-/// A plan names the kind of every KV group, which a config without a section of ours does in no bytes at all.
-inline constexpr std::int64_t most_groups_of_all_layers = 1 << 16;
 
 inline ModelShape read_shape(const JsonReader& reader, const ModelFamily& family,
                              std::int64_t max_positions) {
@@ -235,9 +223,7 @@ inline ModelShape read_shape(const JsonReader& reader, const ModelFamily& family
   shape.layers = static_cast<int>(layers.integer(1, 1 << 12));
   shape.vocabulary = static_cast<int>(reader.at("vocab_size").integer(1, most));
   read_heads(reader, family, shape.layer);
-  if (shape.layers * std::int64_t{shape.layer.kv_groups} > most_groups_of_all_layers)
-    layers.fail("found ", shape.layers, " layers of ", shape.layer.kv_groups,
-                " key/value heads; supported: at most ", most_groups_of_all_layers, " heads in all");
+  check_group_count(layers, shape.layers, shape.layer.kv_groups, "key/value heads");
   const Rope rope = read_rope(reader, max_positions);
   shape.layer.rope_base = rope.base;
   shape.layer.rope_scaling = rope.scaling;
@@ -356,18 +342,45 @@ inline std::string config_path(const std::string& folder) {
   return (std::filesystem::path(folder) / "config.json").string();
 }
 
+/// JSON has no word for infinity, but Python's json module writes one, and so Mamba-2's configs have it: null
+/// takes its place, and blanks, so that messages name the file's own columns.
+inline nlohmann::json read_config_document(const std::string& path) {
+  constexpr std::string_view infinity = "Infinity", instead = "null    ";
+  std::string text = read_text_file(path);
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (in_string && text[i] == '\\')
+      ++i;  // whatever it escapes does not end the string
+    else if (text[i] == '"')
+      in_string = !in_string;
+    else if (!in_string && text.compare(i, infinity.size(), infinity) == 0)
+      text.replace(i, infinity.size(), instead);
+  }
+  return parse_json(text, path);
+}
+
+/// How the config.json of a family is read, and the fields that are then not ModelConfig::other's.
+struct ConfigForm {
+  ModelConfig (*read)(const JsonReader&);
+  std::span<const std::string_view> fields;
+};
+inline ConfigForm config_form(const JsonReader& reader) {
+  const std::string& type = reader.at("model_type").string();
+  if (type == mamba_family.type) return {read_mamba_config, mamba_fields};
+  if (type == mamba2_family.type) return {read_mamba2_config, mamba2_fields};
+  return {read_family_config, llama_fields};
+}
+
 }  // namespace detail
 
 /// Reads <folder>/config.json. FileError naming file, field, what was found and what is supported.
 inline ModelConfig read_model_config(const std::string& folder) {
   const std::string path = detail::config_path(folder);
-  nlohmann::json document = parse_json_file(path);
+  nlohmann::json document = detail::read_config_document(path);
   const JsonReader reader(path, document);
-  const bool is_mamba = detail::is_mamba_config(reader);
-  ModelConfig config = is_mamba ? detail::read_mamba_config(reader) : detail::read_family_config(reader);
-  for (const std::string_view field : is_mamba ? std::span<const std::string_view>(detail::mamba_fields)
-                                               : std::span<const std::string_view>(detail::llama_fields))
-    document.erase(std::string(field));
+  const detail::ConfigForm form = detail::config_form(reader);
+  ModelConfig config = form.read(reader);
+  for (const std::string_view field : form.fields) document.erase(std::string(field));
   config.other = std::move(document);
   return config;
 }
@@ -382,10 +395,14 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
   const detail::ConfigDType& dtype = detail::written_dtype(config.dtype);
   const LayerShape& layer = config.shape.layer;
   const Plan used = without_unused_kinds(config.plan);
-  if (detail::is_mamba_checkpoint(config.shape, used)) {
-    const nlohmann::json mamba = detail::mamba_config_json(config, dtype);
-    return write_file_atomically(detail::config_path(folder), detail::json_text(mamba) + "\n");
+  if (const detail::MambaFamily* mamba = detail::mamba_family_of(config.shape, used)) {
+    const nlohmann::json out = detail::mamba_config_json(config, *mamba, dtype);
+    return write_file_atomically(detail::config_path(folder), detail::json_text(out) + "\n");
   }
+  check(!layer.heads_norm && layer.step_limits == StepLimits{},
+        "config.json knows a norm across heads and limits of step sizes only of layers without an MLP whose "
+        "heads are all ",
+        detail::mamba2_family.mixer);
   const detail::WrittenFamily written = detail::written_family(config.shape, used);
   const detail::ModelFamily& family = *written.family;
   const nlohmann::json ours = {{"architectures", nlohmann::json::array({family.architecture})},

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
 
 #include "recurformer/checkpoint/json.hpp"
@@ -47,6 +48,29 @@ inline void check_architecture(const JsonReader& reader, std::string_view suppor
       if (architecture.string() != supported) fail_unsupported(architecture, text("\"", supported, "\""));
   if (const auto act = reader.optional("hidden_act"); act && act->string() != "silu")
     fail_unsupported(*act, "\"silu\"");
+}
+
+/// The field, or what goes without saying.
+inline std::int64_t integer_or(const JsonReader& reader, std::string_view field, std::int64_t fallback,
+                               std::int64_t max) {
+  const auto value = reader.optional(field);
+  return value ? value->integer(1, max) : fallback;
+}
+
+/// supported_d_head, for messages.
+inline std::string supported_widths() {
+  std::string out;
+  for (const int width : supported_d_head) out += text(out.empty() ? "" : ", ", width);
+  return out;
+}
+
+/// A plan names the kind of every KV group, which a config without a section of ours does in no bytes at all.
+inline constexpr std::int64_t most_groups_of_all_layers = 1 << 16;
+inline void check_group_count(const JsonReader& field, std::int64_t layers, std::int64_t groups,
+                              std::string_view called) {
+  if (layers * groups > most_groups_of_all_layers)
+    field.fail("found ", layers, " layers of ", groups, " ", called, "; supported: at most ",
+               most_groups_of_all_layers, " ", called, " in all");
 }
 
 /// A type of weights as config.json calls it, and the precision of heads that goes with it.

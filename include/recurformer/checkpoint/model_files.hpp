@@ -191,10 +191,11 @@ namespace detail {
 template <class OfKind>
 std::string sizes_and_groups(const ModelShape& model, const Plan& plan, OfKind&& of_kind) {
   const LayerShape& shape = model.layer;
-  std::string out = text("vocabulary=", model.vocabulary, " tied_embeddings=", model.tied_embeddings,
-                         " d_model=", shape.d_model, " d_head=", shape.d_head, " kv_groups=", shape.kv_groups,
-                         " queries_per_group=", shape.queries_per_group, " d_ff=", shape.d_ff,
-                         shape.qk_norm ? " qk_norm=true" : "", " layers:");
+  std::string out =
+      text("vocabulary=", model.vocabulary, " tied_embeddings=", model.tied_embeddings,
+           " d_model=", shape.d_model, " d_head=", shape.d_head, " kv_groups=", shape.kv_groups,
+           " queries_per_group=", shape.queries_per_group, " d_ff=", shape.d_ff,
+           shape.qk_norm ? " qk_norm=true" : "", shape.heads_norm ? " heads_norm=true" : "", " layers:");
   for (const auto& kind_of_group : plan.kind_of_group) {
     out += " [";
     for (std::size_t group = 0; group < kind_of_group.size(); ++group)
@@ -202,6 +203,10 @@ std::string sizes_and_groups(const ModelShape& model, const Plan& plan, OfKind&&
     out += "]";
   }
   return out;
+}
+
+inline std::string step_limits_text(const StepLimits& limits) {
+  return limits == StepLimits{} ? "" : text(" step_limits=", limits.least, ",", limits.most);
 }
 
 inline std::string rope_text(const RopeScaling& scaling) {
@@ -230,7 +235,7 @@ Plan plan_of(const ModelWeights<Kinds<K...>, P>& weights) {
 /// The tensors of a model in the names that its family has for them.
 inline std::vector<FileTensor> in_family_names(const ModelShape& shape, const Plan& plan,
                                                std::vector<FileTensor> tensors) {
-  const bool is_mamba = is_mamba_checkpoint(shape, without_unused_kinds(plan));
+  const bool is_mamba = mamba_family_of(shape, without_unused_kinds(plan)) != nullptr;
   return is_mamba ? as_mamba_tensors(std::move(tensors)) : tensors;
 }
 template <class Set, class P>
@@ -263,7 +268,7 @@ std::string model_text(const ModelWeights<Set, P>& weights) {
                                     return out;
                                   }) +
          text(" norm_epsilon=", shape.norm_epsilon, " rope_base=", shape.rope_base,
-              detail::rope_text(shape.rope_scaling));
+              detail::rope_text(shape.rope_scaling), detail::step_limits_text(shape.step_limits));
 }
 
 /// Reads a model's tensors into weights of the right shapes and plan. FileError naming the tensor if

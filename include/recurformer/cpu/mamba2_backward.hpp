@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "recurformer/core/parallel.hpp"
+#include "recurformer/cpu/gate.hpp"
 #include "recurformer/cpu/mamba2_layout.hpp"
 #include "recurformer/cpu/rope.hpp"
 #include "recurformer/cpu/ssd_backward.hpp"
@@ -26,19 +27,6 @@ namespace rf::cpu {
 inline namespace RECURFORMER_ISA {
 namespace detail {
 
-/// The gate's value and its derivative.
-struct Mamba2Gate {
-  simd::Vec value, derivative;
-};
-template <Gate gate>
-RECURFORMER_INLINE Mamba2Gate mamba2_gate_and_derivative(simd::Vec z) {
-  const simd::Vec s = simd::sigmoid(z);
-  if constexpr (gate == Gate::silu)
-    return {z * s, s + z * s * (1.0f - s)};
-  else
-    return {2.0f * s, 2.0f * s * (1.0f - s)};
-}
-
 /// One head of one token: dz and dy from d_out, and the norm's dw added to d_gain.
 template <SsdPolicy Policy, int P>
 void mamba2_backward_head(const float* y, const float* z, const float* gain, const float* d_out, float* dz,
@@ -47,17 +35,17 @@ void mamba2_backward_head(const float* y, const float* z, const float* gain, con
   if constexpr (Policy.norm) scale = mamba2_inverse_rms<P>(y);
   simd::Vec along = simd::zero();  // Σ w g ∘ n
   for (int c = 0; c < P; c += simd::width) {
-    const Mamba2Gate gate = mamba2_gate_and_derivative<Policy.gate>(simd::load(z + c));
+    const GateValue gate = gate_value<Policy.gate>(simd::load(z + c));
     const simd::Vec upstream = simd::load(d_out + c), normed = scale * simd::load(y + c);
     const simd::Vec g = upstream * gate.value;
     if constexpr (Policy.norm) {
       const simd::Vec w = simd::load(gain + c);
-      simd::store(dz + c, upstream * w * normed * gate.derivative);
+      simd::store(dz + c, upstream * w * normed * gate.slope);
       simd::store(d_gain + c, simd::load(d_gain + c) + g * normed);
       simd::store(dy + c, w * g);
       along += w * g * normed;
     } else {
-      simd::store(dz + c, upstream * normed * gate.derivative);
+      simd::store(dz + c, upstream * normed * gate.slope);
       simd::store(dy + c, g);
     }
   }
@@ -113,11 +101,11 @@ template <SsdPolicy Policy, int P>
 void mamba2_backward(const BackwardArguments& a) {
   const Mamba2Columns columns(a.shape);
   const int queries = a.shape.queries_per_group;
-  const auto items = mamba2_items(a.sequences, a.groups.size());
+  const auto items = ssd_items(a.sequences, static_cast<std::int64_t>(a.groups.size()));
   const auto saved = mamba2_saved(a.shape, a.sequences, items);
   const std::int64_t stride = a.d_projected.stride;
   const auto d_row = [&](std::size_t item) {
-    return a.d_projected.row(a.sequences[items[item].sequence].first_row) + items[item].group * columns.width;
+    return a.d_projected.row(a.sequences[items[item].sequence].first_row) + items[item].state * columns.width;
   };
   std::vector<Mamba2LocalGradients> d_local(items.size(), Mamba2LocalGradients(a.shape));
   std::vector<SsdSequence> work;
@@ -126,13 +114,14 @@ void mamba2_backward(const BackwardArguments& a) {
   gradients.reserve(items.size());
   for (std::size_t i = 0; i < items.size(); ++i) {
     work.push_back(
-        mamba2_sequence(a.shape, a.sequences[items[i].sequence], items[i].group, a.projected, a.local));
+        mamba2_sequence(a.shape, a.sequences[items[i].sequence], items[i].state, a.projected, a.local));
     float* d = d_row(i);
     gradients.push_back({.chunk_states = a.saved + saved[i].states,
                          .dy = d,
                          .dy_stride = stride,
                          .dq = d,
                          .dk = d + columns.k,
+                         .d_key_stride = stride,
                          .dv = d + columns.v,
                          .d_step = d + columns.step,
                          .d_stride = stride,
@@ -143,7 +132,7 @@ void mamba2_backward(const BackwardArguments& a) {
   }
   const auto prepare = [&](std::int64_t index, std::int64_t first, std::int64_t count) {
     const auto i = static_cast<std::size_t>(index);
-    const std::int64_t group = items[i].group, first_row = a.sequences[items[i].sequence].first_row;
+    const std::int64_t group = items[i].state, first_row = a.sequences[items[i].sequence].first_row;
     const std::int64_t out_column = a.groups[static_cast<std::size_t>(group)] * a.shape.group_width();
     const float* gain =
         Policy.norm ? a.local[Mamba2Local::norm_gain] + group * a.shape.group_width() : nullptr;
@@ -165,7 +154,7 @@ void mamba2_backward(const BackwardArguments& a) {
       d_local[i].dt_bias += static_cast<double>(d[columns.step]);
     }
   };
-  ssd_backward<P>(work, gradients, prepare, finish);
+  ssd_backward<mamba2_form(P)>(work, gradients, prepare, finish);
   mamba2_add_local_gradients<Policy>(a, d_local);
 }
 

@@ -12,6 +12,7 @@
 
 #include "recurformer/cpu/mixer_kernel.hpp"
 #include "recurformer/cpu/ssd.hpp"
+#include "recurformer/cpu/ssd_heads.hpp"
 #include "recurformer/spec/mamba2.hpp"
 
 namespace rf::cpu {
@@ -35,36 +36,22 @@ struct Mamba2Local {
   enum : std::size_t { dt_bias, a_log, c0, c1, skip, norm_gain };
 };
 
-/// One group of one sequence.
-struct Mamba2Item {
-  std::size_t sequence;
-  std::int64_t group;  // of the run
-};
-/// Sequences vary slowest.
-inline std::vector<Mamba2Item> mamba2_items(std::span<const SequenceRows> sequences, std::size_t groups) {
-  std::vector<Mamba2Item> items;
-  items.reserve(sequences.size() * groups);
-  for (std::size_t s = 0; s < sequences.size(); ++s)
-    for (std::size_t g = 0; g < groups; ++g) items.push_back({s, static_cast<std::int64_t>(g)});
-  return items;
-}
-
 /// Where an item's share of `saved` lies.
 struct Mamba2Saved {
   std::int64_t states = 0;  // (chunks, state)
   std::int64_t y = 0;       // (rows, group_width)
 };
 inline std::int64_t mamba2_saved_floats(const HeadShape& shape, std::int64_t rows) {
-  return ssd_chunks(shape.d_head, rows) * ssd_state_size(shape.d_head) + rows * shape.group_width();
+  return ssd_chunks(shape.d_head, rows) * mamba2_form(shape.d_head).size() + rows * shape.group_width();
 }
 inline std::vector<Mamba2Saved> mamba2_saved(const HeadShape& shape, std::span<const SequenceRows> sequences,
-                                             std::span<const Mamba2Item> items) {
+                                             std::span<const SsdItem> items) {
   std::vector<Mamba2Saved> saved;
   saved.reserve(items.size());
   std::int64_t at = 0;
-  for (const Mamba2Item& item : items) {
+  for (const SsdItem& item : items) {
     const std::int64_t rows = sequences[item.sequence].rows;
-    saved.push_back({at, at + ssd_chunks(shape.d_head, rows) * ssd_state_size(shape.d_head)});
+    saved.push_back({at, at + ssd_chunks(shape.d_head, rows) * mamba2_form(shape.d_head).size()});
     at += mamba2_saved_floats(shape, rows);
   }
   return saved;

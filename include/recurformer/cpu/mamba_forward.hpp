@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "recurformer/cpu/gate.hpp"
 #include "recurformer/cpu/mamba_block.hpp"
 #include "recurformer/cpu/selective_scan.hpp"
 
@@ -54,14 +55,6 @@ class SequencePacks {
  private:
   std::vector<std::size_t> begin_;
 };
-
-template <Gate Kind>
-RECURFORMER_INLINE simd::Vec gate(simd::Vec z) {
-  if constexpr (Kind == Gate::silu)
-    return simd::silu(z);
-  else
-    return 2.0f * simd::sigmoid(z);
-}
 
 /// Saved states (of one head) of the sequences before `sequence`.
 inline std::int64_t saved_chunks_before(std::span<const SequenceRows> sequences, std::size_t sequence) {

@@ -7,31 +7,13 @@
 #include <cstdint>
 #include <span>
 
+#include "recurformer/cpu/gate.hpp"
 #include "recurformer/cpu/mamba_block.hpp"
 #include "recurformer/tile/simd.hpp"
 
 namespace rf::cpu {
 inline namespace RECURFORMER_ISA {
 namespace detail {
-
-/// Derivative of silu.
-RECURFORMER_INLINE simd::Vec silu_slope(simd::Vec x) {
-  const simd::Vec s = simd::sigmoid(x);
-  return s + x * s * (1.0f - s);
-}
-
-/// The gate and its derivative.
-struct GateValue {
-  simd::Vec value, slope;
-};
-template <Gate Kind>
-RECURFORMER_INLINE GateValue gate_value(simd::Vec z) {
-  const simd::Vec s = simd::sigmoid(z);
-  if constexpr (Kind == Gate::silu)
-    return {.value = z * s, .slope = s + z * s * (1.0f - s)};
-  else
-    return {.value = 2.0f * s, .slope = 2.0f * s * (1.0f - s)};
-}
 
 /// Sums over tokens of the gradients of one head's parameters.
 template <class Mixer>

@@ -15,31 +15,45 @@
 
 namespace rf::cpu {
 
-/// Tokens of a chunk for heads of this width.
-constexpr int ssd_chunk_rows(int d_head) { return d_head <= 32 ? 32 : 64; }
+/// The form of a state, which the kernels are instantiated for.
+struct SsdForm {
+  int keys = 0;               ///< N: width of q and k, a multiple of 16
+  int values = 0;             ///< P: width of v, a multiple of 16
+  bool constant_key = false;  ///< one more key that is always 1, and c0 and c1 that weigh it and the others
+
+  /// Rows of the state: those of s, then r.
+  constexpr int rows() const { return keys + (constant_key ? 1 : 0); }
+  /// Floats of the state.
+  constexpr std::int64_t size() const { return std::int64_t{rows()} * values; }
+  friend constexpr bool operator==(const SsdForm&, const SsdForm&) = default;
+};
+
+/// That of Mamba2's heads.
+constexpr SsdForm mamba2_form(int d_head) { return {.keys = d_head, .values = d_head, .constant_key = true}; }
+
+/// Tokens of a chunk for values of this width.
+constexpr int ssd_chunk_rows(int values) { return values <= 32 ? 32 : 64; }
 /// Chunks of a sequence.
-constexpr std::int64_t ssd_chunks(int d_head, std::int64_t rows) {
-  return (rows + ssd_chunk_rows(d_head) - 1) / ssd_chunk_rows(d_head);
+constexpr std::int64_t ssd_chunks(int values, std::int64_t rows) {
+  return (rows + ssd_chunk_rows(values) - 1) / ssd_chunk_rows(values);
 }
-/// Floats of one state: d_head rows of s, then r.
-constexpr std::int64_t ssd_state_size(int d_head) { return std::int64_t{d_head + 1} * d_head; }
 
 /// New tokens of one state. Rows of q, k, v and step are `stride` floats apart.
 struct SsdSequence {
   std::int64_t rows = 0;
   int heads = 1;                ///< query heads that read the state
-  const float* q = nullptr;     ///< (rows, heads · d_head)
-  const float* k = nullptr;     ///< (rows, d_head)
-  const float* v = nullptr;     ///< (rows, d_head)
+  const float* q = nullptr;     ///< (rows, heads · keys)
+  const float* k = nullptr;     ///< (rows, keys)
+  const float* v = nullptr;     ///< (rows, values)
   const float* step = nullptr;  ///< (rows): Δ >= 0
   std::int64_t stride = 0;
   float rate = 0;                        ///< a <= 0
-  const float* c0 = nullptr;             ///< (heads)
-  const float* c1 = nullptr;             ///< (heads)
-  const float* skip = nullptr;           ///< D, (heads, d_head)
-  const float* initial_state = nullptr;  ///< (d_head + 1, d_head), or null: zero
+  const float* c0 = nullptr;             ///< (heads); not read without a constant key
+  const float* c1 = nullptr;             ///< (heads); the same
+  const float* skip = nullptr;           ///< D, (heads, values)
+  const float* initial_state = nullptr;  ///< (rows of the form, values), or null: zero
   float* final_state = nullptr;          ///< may be initial_state; or null: not wanted
-  float* y = nullptr;                    ///< (rows, heads · d_head), rows y_stride floats apart
+  float* y = nullptr;                    ///< (rows, heads · values), rows y_stride floats apart
   std::int64_t y_stride = 0;
   float* chunk_states =
       nullptr;  ///< (ssd_chunks, state): the state before every chunk, for backward; or null
@@ -83,14 +97,14 @@ struct SsdDecays {
 };
 
 /// What forward keeps of one chunk. Rows of every buffer from `rows` up to `padded` are zero.
-template <int P>
-struct SsdChunk : SsdDecays<ssd_chunk_rows(P)> {
-  static constexpr int Q = ssd_chunk_rows(P);
+template <SsdForm Form>
+struct SsdChunk : SsdDecays<ssd_chunk_rows(Form.values)> {
+  static constexpr int Q = ssd_chunk_rows(Form.values), N = Form.keys, P = Form.values;
 
-  alignas(64) float kt[P][Q];      // kᵀ
+  alignas(64) float kt[N][Q];      // kᵀ
   alignas(64) float vs[Q][P];      // Δ v
   alignas(64) float tail_v[Q][P];  // e^{A_Q - A} Δ v
-  alignas(64) float head[Q][P];    // q of the head being worked on
+  alignas(64) float head[Q][N];    // q of the head being worked on
   alignas(64) float scores[Q][Q];  // its M; only the tiles of for_lower_tiles
 };
 
@@ -101,13 +115,26 @@ T& ssd_scratch() {
   return *scratch;
 }
 
-/// Copies `rows` rows of P floats and pads them with zero rows.
-template <int P>
-inline void ssd_copy_rows(const float* from, std::int64_t stride, int rows, int padded, float (*to)[P]) {
+/// Copies `rows` rows of so many floats and pads them with zero rows.
+template <int Columns>
+inline void ssd_copy_rows(const float* from, std::int64_t stride, int rows, int padded,
+                          float (*to)[Columns]) {
   for (int i = 0; i < rows; ++i)
-    for (int c = 0; c < P; c += simd::width) simd::store(to[i] + c, simd::load(from + i * stride + c));
+    for (int c = 0; c < Columns; c += simd::width) simd::store(to[i] + c, simd::load(from + i * stride + c));
   for (int i = rows; i < padded; ++i)
-    for (int c = 0; c < P; c += simd::width) simd::store(to[i] + c, simd::zero());
+    for (int c = 0; c < Columns; c += simd::width) simd::store(to[i] + c, simd::zero());
+}
+
+/// What weighs the constant key and the others in one head's output.
+struct SsdWeights {
+  float c0, c1;
+};
+template <SsdForm Form>
+SsdWeights ssd_weights(const SsdSequence& s, int head) {
+  if constexpr (Form.constant_key)
+    return {.c0 = s.c0[head], .c1 = s.c1[head]};
+  else
+    return {.c0 = 0.0f, .c1 = 1.0f};
 }
 
 /// Everything but `relative` of chunk `index`.
@@ -151,12 +178,12 @@ void ssd_relative_decays(SsdDecays<Q>& chunk) {
 }
 
 /// Fills everything but the scores and the head's q.
-template <int P>
-void ssd_load_chunk(const SsdSequence& s, std::int64_t index, SsdChunk<P>& chunk) {
-  constexpr int Q = SsdChunk<P>::Q;
+template <SsdForm Form>
+void ssd_load_chunk(const SsdSequence& s, std::int64_t index, SsdChunk<Form>& chunk) {
+  constexpr int Q = SsdChunk<Form>::Q, P = Form.values;
   const std::int64_t first = index * Q;
   ssd_load_decays(s, index, chunk);
-  chunk_transpose(s.k + first * s.stride, s.stride, chunk.rows, P, &chunk.kt[0][0], Q);
+  chunk_transpose(s.k + first * s.stride, s.stride, chunk.rows, Form.keys, &chunk.kt[0][0], Q);
   ssd_copy_rows(s.v + first * s.stride, s.stride, chunk.rows, chunk.padded, chunk.vs);
   for (int i = 0; i < chunk.rows; ++i)
     for (int c = 0; c < P; c += simd::width) {
@@ -167,34 +194,36 @@ void ssd_load_chunk(const SsdSequence& s, std::int64_t index, SsdChunk<P>& chunk
 }
 
 /// M of one head from its q in chunk.head.
-template <int P, class Chunk>
-void ssd_scores(float c0, float c1, Chunk& chunk) {
-  constexpr int Q = Chunk::Q;
+template <class Chunk>
+void ssd_scores(SsdWeights weights, Chunk& chunk) {
+  constexpr int Q = Chunk::Q, N = Chunk::N;
   for_lower_tiles(chunk.padded, [&]<int R, int V>(int row, int column) {
     simd::Vec tile[R][V] = {};
-    add_product<P, Q>(tile, chunk.head[row], chunk.kt[0] + column, P);
+    add_product<N, Q>(tile, chunk.head[row], chunk.kt[0] + column, N);
     for_vectors(tile, [&](int i, int j, simd::Vec x) {
       simd::store(chunk.scores[row + i] + column + j,
-                  (c1 * x + c0) * simd::load(chunk.relative[row + i] + column + j));
+                  (weights.c1 * x + weights.c0) * simd::load(chunk.relative[row + i] + column + j));
     });
   });
 }
 
 /// y of one chunk; `state` is the one before it, null for zero. Needs ssd_load_chunk and ssd_relative_decays.
-template <int P>
-void ssd_chunk_output(const SsdSequence& s, std::int64_t index, const float* state, SsdChunk<P>& chunk) {
-  constexpr int Q = SsdChunk<P>::Q;
+template <SsdForm Form>
+void ssd_chunk_output(const SsdSequence& s, std::int64_t index, const float* state, SsdChunk<Form>& chunk) {
+  constexpr int Q = SsdChunk<Form>::Q, N = Form.keys, P = Form.values;
   const std::int64_t first = index * Q;
   for (int h = 0; h < s.heads; ++h) {
-    const float c0 = s.c0[h], c1 = s.c1[h];
-    ssd_copy_rows(s.q + first * s.stride + h * P, s.stride, chunk.rows, chunk.padded, chunk.head);
-    ssd_scores<P>(c0, c1, chunk);
+    const SsdWeights weights = ssd_weights<Form>(s, h);
+    ssd_copy_rows(s.q + first * s.stride + h * N, s.stride, chunk.rows, chunk.padded, chunk.head);
+    ssd_scores(weights, chunk);
     for_tiles<P>(chunk.padded, [&]<int R, int V>(int row, int column) {
       simd::Vec tile[R][V] = {};
       if (state != nullptr) {
-        add_product<P, P>(tile, chunk.head[row], state + column, P);
+        add_product<N, P>(tile, chunk.head[row], state + column, N);
         for_vectors(tile, [&](int i, int j, simd::Vec& x) {
-          x = chunk.from_start[row + i] * (c1 * x + c0 * simd::load(state + P * P + column + j));
+          if constexpr (Form.constant_key)
+            x = weights.c1 * x + weights.c0 * simd::load(state + N * P + column + j);
+          x *= chunk.from_start[row + i];
         });
       }
       add_product<Q, P>(tile, chunk.scores[row], chunk.vs[0] + column, row + R);
@@ -209,10 +238,10 @@ void ssd_chunk_output(const SsdSequence& s, std::int64_t index, const float* sta
 }
 
 /// next = decay · state + what the chunk adds; `state` null for zero. next may be state.
-template <int P>
-void ssd_chunk_state(const SsdChunk<P>& chunk, const float* state, float* next) {
-  constexpr int Q = SsdChunk<P>::Q;
-  for_tiles<P>(P, [&]<int R, int V>(int row, int column) {
+template <SsdForm Form>
+void ssd_chunk_state(const SsdChunk<Form>& chunk, const float* state, float* next) {
+  constexpr int Q = SsdChunk<Form>::Q, N = Form.keys, P = Form.values;
+  for_tiles<P>(N, [&]<int R, int V>(int row, int column) {
     simd::Vec tile[R][V] = {};
     add_product<Q, P>(tile, chunk.kt[row], chunk.tail_v[0] + column, chunk.rows);
     for_vectors(tile, [&](int i, int j, simd::Vec x) {
@@ -220,10 +249,11 @@ void ssd_chunk_state(const SsdChunk<P>& chunk, const float* state, float* next) 
       simd::store(next + at, state != nullptr ? chunk.decay * simd::load(state + at) + x : x);
     });
   });
+  if constexpr (!Form.constant_key) return;
   for (int c = 0; c < P; c += simd::width) {
     simd::Vec sum = simd::zero();
     for (int i = 0; i < chunk.rows; ++i) sum += simd::load(chunk.tail_v[i] + c);
-    const int at = P * P + c;
+    const int at = N * P + c;
     simd::store(next + at, state != nullptr ? chunk.decay * simd::load(state + at) + sum : sum);
   }
 }

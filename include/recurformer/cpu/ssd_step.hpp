@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "recurformer/cpu/ssd_chunk.hpp"
@@ -28,12 +29,12 @@ constexpr int ssd_step_vectors(int vectors, int heads) {
 }
 
 /// Token t for heads [head, head + Heads). Update: the state takes up the token first.
-template <int P, int Heads, bool Update>
+template <SsdForm Form, int Heads, bool Update>
 void ssd_step_heads(const SsdSequence& s, std::int64_t t, int head, float decay, float* state) {
   using simd::Vec, simd::width;
-  constexpr int V = ssd_step_vectors(P / width, Heads);
+  constexpr int N = Form.keys, P = Form.values, V = ssd_step_vectors(P / width, Heads);
   const float step = s.step[t * s.stride];
-  const float* q = s.q + t * s.stride + head * P;
+  const float* q = s.q + t * s.stride + head * N;
   const float* k = s.k + t * s.stride;
   for (int column = 0; column < P; column += V * width) {
     Vec value[V], sum[Heads][V];
@@ -43,7 +44,7 @@ void ssd_step_heads(const SsdSequence& s, std::int64_t t, int head, float decay,
 #pragma GCC unroll 4
       for (int h = 0; h < Heads; ++h) sum[h][j] = simd::zero();
     }
-    for (int row = 0; row < P; ++row) {
+    for (int row = 0; row < N; ++row) {
       float* at = state + row * P + column;
 #pragma GCC unroll 16
       for (int j = 0; j < V; ++j) {
@@ -53,49 +54,51 @@ void ssd_step_heads(const SsdSequence& s, std::int64_t t, int head, float decay,
           simd::store(at + j * width, x);
         }
 #pragma GCC unroll 4
-        for (int h = 0; h < Heads; ++h) sum[h][j] += q[h * P + row] * x;
+        for (int h = 0; h < Heads; ++h) sum[h][j] += q[h * N + row] * x;
       }
     }
     for (int j = 0; j < V; ++j) {
       const int c = column + j * width;
-      Vec constant = simd::load(state + P * P + c);
-      if constexpr (Update) {
-        constant = decay * constant + value[j];
-        simd::store(state + P * P + c, constant);
+      if constexpr (Form.constant_key) {
+        Vec constant = simd::load(state + N * P + c);
+        if constexpr (Update) {
+          constant = decay * constant + value[j];
+          simd::store(state + N * P + c, constant);
+        }
+        for (int h = 0; h < Heads; ++h) sum[h][j] = s.c1[head + h] * sum[h][j] + s.c0[head + h] * constant;
       }
       const Vec v = simd::load(s.v + t * s.stride + c);
       for (int h = 0; h < Heads; ++h) {
         const Vec skip = simd::load(s.skip + (head + h) * P + c);
-        simd::store(s.y + t * s.y_stride + (head + h) * P + c,
-                    s.c1[head + h] * sum[h][j] + s.c0[head + h] * constant + skip * v);
+        simd::store(s.y + t * s.y_stride + (head + h) * P + c, sum[h][j] + skip * v);
       }
     }
   }
 }
 
 /// Token t for all heads; the first heads update the state.
-template <int P>
+template <SsdForm Form>
 void ssd_step(const SsdSequence& s, std::int64_t t, float* state) {
   const float decay =
       static_cast<float>(std::exp(static_cast<double>(s.step[t * s.stride]) * static_cast<double>(s.rate)));
   const int first = s.heads >= 4 ? 4 : s.heads >= 2 ? 2 : 1;
   if (first == 4)
-    ssd_step_heads<P, 4, true>(s, t, 0, decay, state);
+    ssd_step_heads<Form, 4, true>(s, t, 0, decay, state);
   else if (first == 2)
-    ssd_step_heads<P, 2, true>(s, t, 0, decay, state);
+    ssd_step_heads<Form, 2, true>(s, t, 0, decay, state);
   else
-    ssd_step_heads<P, 1, true>(s, t, 0, decay, state);
+    ssd_step_heads<Form, 1, true>(s, t, 0, decay, state);
   int head = first;
-  for (; head + 4 <= s.heads; head += 4) ssd_step_heads<P, 4, false>(s, t, head, decay, state);
-  for (; head < s.heads; ++head) ssd_step_heads<P, 1, false>(s, t, head, decay, state);
+  for (; head + 4 <= s.heads; head += 4) ssd_step_heads<Form, 4, false>(s, t, head, decay, state);
+  for (; head < s.heads; ++head) ssd_step_heads<Form, 1, false>(s, t, head, decay, state);
 }
 
 /// All tokens of a sequence, one after the other.
-template <int P>
+template <SsdForm Form>
 void ssd_steps(std::int64_t i, const SsdSequence& s, SsdHook prepare, SsdHook finish) {
-  const std::int64_t size = ssd_state_size(P);
+  constexpr std::int64_t size = Form.size();
   struct State {
-    alignas(64) float values[(P + 1) * P];
+    alignas(64) float values[static_cast<std::size_t>(size)];
   };
   float* state = s.final_state != nullptr ? s.final_state : ssd_scratch<State>().values;
   if (s.initial_state == nullptr)
@@ -104,7 +107,7 @@ void ssd_steps(std::int64_t i, const SsdSequence& s, SsdHook prepare, SsdHook fi
     std::copy_n(s.initial_state, size, state);
   if (s.chunk_states != nullptr) std::copy_n(state, size, s.chunk_states);
   prepare(i, 0, s.rows);
-  for (std::int64_t t = 0; t < s.rows; ++t) ssd_step<P>(s, t, state);
+  for (std::int64_t t = 0; t < s.rows; ++t) ssd_step<Form>(s, t, state);
   finish(i, 0, s.rows);
 }
 

@@ -63,6 +63,8 @@ class DeviceLayers {
           ") and d_ff (", shape.d_ff, ") must be multiples of 8");
     check(!shape.qk_norm,
           "the device's kernels have no norms of queries and keys (qk_norm, Qwen3); use the CPU");
+    check(!shape.heads_norm,
+          "the device's kernels have no norm across heads (heads_norm, Mamba-2); use the CPU");
     for (const auto& layer : host) layers_.emplace_back(device, layer, shape, Widths{});
   }
 

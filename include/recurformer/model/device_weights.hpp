@@ -67,6 +67,10 @@ template <class K, class Device>
 struct DeviceRunWeights {
   using Mixer = typename K::Mixer;
   using Kernel = cuda::MixerKernel<Mixer>;
+  static_assert(
+      requires { Kernel::targets; },
+      "recurformer: a kind of this model has a mixer without kernels for a device; include the "
+      "header that has them, or leave the model to rf::Cpu");
   template <class T>
   using Array = cuda::DeviceArray<T, Device>;
 

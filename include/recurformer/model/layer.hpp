@@ -3,6 +3,7 @@
 
 // One pre-norm Llama block:
 //   h = rms_norm(x);  u = heads(h);  x += W_O u;  h' = rms_norm(x);  x += W_down(silu(W_gate h') ∘ W_up h')
+// or, with shape.heads_norm, x += W_O rms_norm(u),
 // for inference (with a cache, in place) and for training (with a tape). rf::Layer<Spec> is the same for a
 // single layer of a user's own program.
 
@@ -47,8 +48,10 @@ void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape,
   cpu::rms_norm(in, weights.mixer_norm.data(), shape.norm_epsilon, rows, d, scratch.h.data());
   forward_heads<Widths>(weights, shape, call, layer, scratch.h.data(), scratch.heads, false,
                         detail::all_runs);
-  weights.output.forward(scratch.heads.out.data(), shape.heads_width(), rows, x.data, x.stride,
-                         cpu::Accumulate::yes);
+  const std::int64_t w = shape.heads_width();
+  float* const u = scratch.heads.out.data();
+  if (shape.heads_norm) cpu::rms_norm(u, weights.heads_norm.data(), shape.norm_epsilon, rows, w, u);
+  weights.output.forward(u, w, rows, x.data, x.stride, cpu::Accumulate::yes);
   if (shape.d_ff == 0) return;
 
   constexpr std::int64_t block = 512;  // rows whose gate and up stay in the cache between the two products
@@ -72,7 +75,14 @@ struct LayerTape {
   FloatBuffer scale;  // reciprocal rms of x (rows)
   FloatBuffer h;      // normalised input
   HeadsTape heads;
+  FloatBuffer u;  // normalised outputs of the heads (rows, heads · d_head); unused without heads_norm
+  FloatBuffer u_scale;
   FloatBuffer x_mid;  // after the heads
+
+  /// What W_O gets.
+  const float* output_input(const LayerShape& shape) const {
+    return shape.heads_norm ? u.data() : heads.out.data();
+  }
   FloatBuffer mid_scale;
   FloatBuffer h_mid;
   FloatBuffer gate_up;  // (rows, 2 · d_ff)
@@ -84,7 +94,7 @@ template <class Widths, class Set, class P>
 void forward_layer_training(const LayerWeights<Set, P>& weights, const LayerShape& shape,
                             const ForwardCall& call, std::size_t layer, const float* x_in, float* x_out,
                             LayerTape& tape) {
-  const std::int64_t d = shape.d_model, f = shape.d_ff, rows = call.rows;
+  const std::int64_t d = shape.d_model, f = shape.d_ff, w = shape.heads_width(), rows = call.rows;
   const auto count = static_cast<std::size_t>(rows * d);
   tape.x.reserve(count);
   tape.h.reserve(count);
@@ -93,8 +103,14 @@ void forward_layer_training(const LayerWeights<Set, P>& weights, const LayerShap
   cpu::rms_norm(tape.x.data(), weights.mixer_norm.data(), shape.norm_epsilon, rows, d, tape.h.data(),
                 tape.scale.data());
   forward_heads<Widths>(weights, shape, call, layer, tape.h.data(), tape.heads, true, detail::all_runs);
+  if (shape.heads_norm) {
+    tape.u.reserve(static_cast<std::size_t>(rows * w));
+    tape.u_scale.reserve(static_cast<std::size_t>(rows));
+    cpu::rms_norm(tape.heads.out.data(), weights.heads_norm.data(), shape.norm_epsilon, rows, w,
+                  tape.u.data(), tape.u_scale.data());
+  }
   std::copy_n(tape.x.data(), count, x_out);
-  weights.output.forward(tape.heads.out.data(), shape.heads_width(), rows, x_out, d, cpu::Accumulate::yes);
+  weights.output.forward(tape.output_input(shape), w, rows, x_out, d, cpu::Accumulate::yes);
   if (f == 0) return;
 
   tape.x_mid.reserve(count);
@@ -138,7 +154,11 @@ void backward_layer(const LayerWeights<Set, P>& weights,
   }
   scratch.d_out.reserve(static_cast<std::size_t>(rows * w));
   weights.output.backward(dx, d, rows, scratch.d_out.data(), w);
-  gradients.output.add_gradient(dx, d, tape.heads.out.data(), w, rows);
+  gradients.output.add_gradient(dx, d, tape.output_input(shape), w, rows);
+  if (shape.heads_norm)
+    cpu::rms_norm_backward(tape.heads.out.data(), weights.heads_norm.data(), tape.u_scale.data(),
+                           scratch.d_out.data(), rows, w, scratch.d_out.data(), cpu::Accumulate::no,
+                           gradients.heads_norm.data());
   backward_heads<Widths>(weights, gradients, shape, call, tape.h.data(), tape.heads, scratch.d_out.data(),
                          scratch.dh.data(), scratch.d_projected, detail::all_runs);
   cpu::rms_norm_backward(tape.x.data(), weights.mixer_norm.data(), tape.scale.data(), scratch.dh.data(), rows,

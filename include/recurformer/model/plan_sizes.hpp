@@ -75,7 +75,8 @@ std::int64_t parameter_count(const ModelShape& shape, const BoundPlan<Set>& plan
   std::int64_t count = (shape.tied_embeddings ? 1 : 2) * std::int64_t{shape.vocabulary} * d + d;
   for (std::size_t l = 0; l < plan.kind_of_group.size(); ++l)
     count += detail::mixer_parameter_count(layer.head_shape(), plan, l) + d + d * layer.heads_width() +
-             (f > 0 ? d + 3 * d * f : 0) + (layer.qk_norm ? 2 * layer.d_head : 0);
+             (f > 0 ? d + 3 * d * f : 0) + (layer.qk_norm ? 2 * layer.d_head : 0) +
+             (layer.heads_norm ? layer.heads_width() : 0);
   return count;
 }
 

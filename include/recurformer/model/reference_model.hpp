@@ -127,6 +127,8 @@ void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape,
                                     {weights.key_norm.begin(), weights.key_norm.end()}};
   weights.for_each_run(
       [&](std::size_t, const auto& run) { detail::run_heads(run, shape, norms, h, rows, round, calls, u); });
+  if (shape.heads_norm)
+    u = detail::rounded(detail::rms_norm_rows(u, weights.heads_norm, shape.norm_epsilon), round);
   detail::add_product(u, weights.output, x);
   x = detail::rounded(std::move(x), round);
   if (shape.d_ff == 0) return;

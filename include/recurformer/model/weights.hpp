@@ -91,10 +91,11 @@ struct LayerWeights<Kinds<K...>, P> {
   std::vector<float> mixer_norm;            ///< (d_model)
   std::vector<float> query_norm, key_norm;  ///< (d_head), gains; empty without shape.qk_norm
   std::tuple<RunWeights<K>...> runs;
-  Linear<Weight> output;        ///< W_O (d_model, heads · d_head), columns in the original order of heads
-  std::vector<float> mlp_norm;  ///< (d_model)
-  Linear<Weight> gate_up;       ///< W_gate over W_up (2 · d_ff, d_model)
-  Linear<Weight> down;          ///< (d_model, d_ff)
+  std::vector<float> heads_norm;  ///< (heads · d_head), gain; empty without shape.heads_norm
+  Linear<Weight> output;          ///< W_O (d_model, heads · d_head), columns in the original order of heads
+  std::vector<float> mlp_norm;    ///< (d_model)
+  Linear<Weight> gate_up;         ///< W_gate over W_up (2 · d_ff, d_model)
+  Linear<Weight> down;            ///< (d_model, d_ff)
 
   LayerWeights() = default;
   LayerWeights(const LayerShape& shape, const std::tuple<typename K::Mixer...>& mixers,
@@ -102,6 +103,7 @@ struct LayerWeights<Kinds<K...>, P> {
       : mixer_norm(static_cast<std::size_t>(shape.d_model), 1.0f),
         query_norm(static_cast<std::size_t>(shape.qk_norm ? shape.d_head : 0), 1.0f),
         key_norm(query_norm),
+        heads_norm(static_cast<std::size_t>(shape.heads_norm ? shape.heads_width() : 0), 1.0f),
         output(shape.d_model, shape.heads_width()),
         mlp_norm(static_cast<std::size_t>(shape.d_ff > 0 ? shape.d_model : 0), 1.0f),
         gate_up(2 * shape.d_ff, shape.d_model),
@@ -227,6 +229,7 @@ std::vector<ParameterRef> parameter_refs(ModelWeights<Set, P>& weights) {
           vector(of_run + std::string(parameter.name), run.local[local++], parameter.weight_decay);
       kind_index = -1;
     });
+    vector(prefix + "heads_norm", layer.heads_norm, false);
     matrix(prefix + "output", layer.output);
     vector(prefix + "mlp_norm", layer.mlp_norm, false);
     matrix(prefix + "gate_up", layer.gate_up);
@@ -308,6 +311,7 @@ void add_layer_tensors(LayerWeights<Set, P>& layer, const LayerShape& shape, std
   add_vector(out, prefix + "self_attn.q_norm.weight", layer.query_norm);
   add_vector(out, prefix + "self_attn.k_norm.weight", layer.key_norm);
   add_mixer_tensors(layer, shape.head_shape(), prefix, out);
+  add_vector(out, prefix + "self_attn.heads_norm.weight", layer.heads_norm);
   add_matrix(out, prefix + "self_attn.o_proj.weight", layer.output.data(), layer.output.out(),
              layer.output.in());
   add_vector(out, prefix + "post_attention_layernorm.weight", layer.mlp_norm);

@@ -144,6 +144,7 @@ M convert_model(M& original, const Plan& plan, const ModelProfiles& profiles, st
     target.mixer_norm = source.mixer_norm;
     target.query_norm = source.query_norm;
     target.key_norm = source.key_norm;
+    target.heads_norm = source.heads_norm;
     target.mlp_norm = source.mlp_norm;
     target.output = source.output.clone();
     target.gate_up = source.gate_up.clone();

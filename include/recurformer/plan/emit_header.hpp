@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -147,6 +148,12 @@ inline std::string layer_shape_text(const LayerShape& shape) {
   if (shape.rope_scaling != RopeScaling{})
     fields.push_back(text(".rope_scaling = ", rope_scaling_text(shape.rope_scaling)));
   if (shape.qk_norm) fields.push_back(".qk_norm = true");
+  if (shape.heads_norm) fields.push_back(".heads_norm = true");
+  if (shape.step_limits != StepLimits{})
+    fields.push_back(text(".step_limits = {.least = ", shape.step_limits.least, ", .most = ",
+                          std::isinf(shape.step_limits.most) ? std::string("rf::StepLimits{}.most")
+                                                             : text(shape.step_limits.most),
+                          "}"));
   return wrapped("inline constexpr rf::LayerShape layer_shape{", fields, "};");
 }
 

@@ -2,6 +2,7 @@
 #define RECURFORMER_SPEC_LAYER_SHAPE_HPP
 
 #include <array>
+#include <limits>
 #include <utility>
 
 #include "recurformer/core/error.hpp"
@@ -29,6 +30,14 @@ constexpr bool is_mamba_width(int d_head) {
 /// supported_d_head as a type, for kernels to be instantiated for. A program that needs fewer names fewer.
 using AllWidths = std::integer_sequence<int, 16, 32, 64, 80, 96, 128, 256>;
 
+/// What the step sizes Δ of standard Mamba-2 are kept within.
+struct StepLimits {
+  double least = 0;
+  double most = std::numeric_limits<double>::infinity();
+
+  friend constexpr bool operator==(const StepLimits&, const StepLimits&) = default;
+};
+
 /// What a mixer needs to know of its layer: everything is per KV group.
 struct HeadShape {
   int d_model = 0;            ///< width of the layer's input
@@ -38,6 +47,7 @@ struct HeadShape {
   RopeScaling rope_scaling = {};
   bool qk_norm = false;        ///< queries and keys go through the layer's norms before they turn
   double norm_epsilon = 1e-5;  ///< of these norms
+  StepLimits step_limits = {};
 
   /// Columns of the head outputs that one group owns.
   constexpr int group_width() const { return queries_per_group * d_head; }
@@ -54,6 +64,8 @@ struct LayerShape {
   double rope_base = 10000.0;
   RopeScaling rope_scaling = {};  ///< of the rotary frequencies, for contexts longer than pretraining's
   bool qk_norm = false;  ///< Qwen3: RMSNorm over d_head of every query and key, with gains of the layer
+  bool heads_norm = false;  ///< Mamba-2: RMSNorm, with a gain, over the outputs of all heads together
+  StepLimits step_limits = {};
 
   constexpr int heads() const { return kv_groups * queries_per_group; }
   /// Width of the concatenated head outputs, the input of W_O.
@@ -65,7 +77,8 @@ struct LayerShape {
             .rope_base = rope_base,
             .rope_scaling = rope_scaling,
             .qk_norm = qk_norm,
-            .norm_epsilon = norm_epsilon};
+            .norm_epsilon = norm_epsilon,
+            .step_limits = step_limits};
   }
   friend constexpr bool operator==(const LayerShape&, const LayerShape&) = default;
 };
@@ -83,6 +96,9 @@ inline void validate(const LayerShape& shape) {
   check(shape.norm_epsilon > 0, "norm_epsilon is ", shape.norm_epsilon, "; it must be positive");
   check(shape.rope_base > 1, "rope_base is ", shape.rope_base, "; it must be larger than 1");
   validate(shape.rope_scaling);
+  const StepLimits& limits = shape.step_limits;
+  check(limits.least >= 0 && limits.least < limits.most, "step_limits are ", limits.least, " and ",
+        limits.most, "; the first must be at least 0, and less than the second");
 }
 
 }  // namespace rf

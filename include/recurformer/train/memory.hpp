@@ -6,7 +6,7 @@
 //   x, h, x_mid, h_mid   4 · d_model          inputs of the two halves, plain and normalised
 //   projected            Σ groups · width     what mixers read
 //   saved                mixers' own          log-sum-exp, states between chunks
-//   u                    heads · d_head
+//   u                    heads · d_head       twice with a norm across the heads
 //   gate, up, act        3 · d_ff
 // and once: gradients of the widest of these, and the logits of a block of rows.
 
@@ -48,7 +48,9 @@ std::int64_t layer_tape_floats(const LayerShape& shape, const BoundPlan<Set>& pl
                                std::span<const SequenceRows> sequences) {
   const std::int64_t rows = total_rows(sequences), d = shape.d_model, f = shape.d_ff;
   const HeadShape heads = shape.head_shape();
-  std::int64_t floats = rows * (2 * d + 1 + shape.heads_width() + (f > 0 ? 2 * d + 1 + 3 * f : 0));
+  const std::int64_t w = shape.heads_width();
+  std::int64_t floats =
+      rows * (2 * d + 1 + w + (shape.heads_norm ? w + 1 : 0) + (f > 0 ? 2 * d + 1 + 3 * f : 0));
   for_each_kind(plan.mixers, plan.kind_of_group[layer], Set{},
                 [&]<class K>(const typename K::Mixer& mixer, const std::vector<int>& groups) {
                   const auto count = static_cast<std::int64_t>(groups.size());
