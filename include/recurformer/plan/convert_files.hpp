@@ -182,7 +182,8 @@ void convert_files(const std::string& from, const Plan& plan, const ModelProfile
                    const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
   ModelConfig config = read_model_config(from);
   validate(plan, config.shape);
-  for (const Plan* of : {&config.plan, &plan}) detail::check_own_tensors(config.shape, *of);
+  detail::check_own_tensors(config.shape, config.plan);
+  detail::check_own_tensors(config.shape, plan);
   const ModelTensors file(from);
   detail::with_precision(config.dtype, [&]<class P>(P) {
     using FileSet = typename detail::KindsIn<Set, P>::type;
