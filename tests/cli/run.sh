@@ -173,6 +173,16 @@ for model in with_tokenizer_converted with_tokenizer_hybrid; do
 done
 refuse "training needs" train --text text.txt --rows 10000 --length 100000 --steps 1 --out x
 
+# Activations computed again: the same weights in less memory.
+deep=(train --text text.txt --rows 64 --length 96 --copy-lag 24 --steps 1 --layers 8 --d-model 64 --d-head 16 --kv-groups 2 --d-ff 192)
+run "${deep[@]}" --out kept --json train.json
+peak_of train.json
+kept=$peak
+run "${deep[@]}" --recompute --out recomputed --json train.json
+peak_of train.json
+((peak + (64 << 20) < kept)) || fail "train --recompute took $peak bytes, without it $kept"
+cmp kept/model.safetensors recomputed/model.safetensors || fail "train --recompute ended with other weights"
+
 for score in sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
 run plan original --analysis analysis.json --score swap --replacement streaming --out plan.json
 run plan original --analysis analysis.json --cache-bytes 300000 --context 1024 --out plan.json
