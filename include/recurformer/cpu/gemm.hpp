@@ -137,6 +137,9 @@ struct BlockProduct {
     const std::int64_t first_panel = block % grid.across * grid.panels;
     const std::int64_t first_column = first_panel * panel_width;
     const std::int64_t end_column = std::min(shape.columns, first_column + grid.panels * panel_width);
+    if constexpr (std::is_same_v<TA, float>)
+      if (shape.rows == 1 && a.column_stride == 1 && b.row_stride == 1)
+        return multiply_row(first_column, end_column);
     for (std::int64_t k = 0; k < shape.depth; k += depth_block) {
       const std::int64_t depth = std::min(depth_block, shape.depth - k);
       const PanelsOfB panels = panels_of_b(first_column, end_column, k, depth);
@@ -155,6 +158,25 @@ struct BlockProduct {
           tile(r, first_row + rows, column, k, depth, panels.row(column, k),
                PanelA{packed_a + (r - first_row) * depth});
     }
+  }
+
+  /// The only row: every number of B is used once, in the registers that its transposition leaves it in.
+  void multiply_row(std::int64_t first_column, std::int64_t end_column) const {
+    simd::for_lanes(end_column - first_column, [&](std::int64_t j, auto n) {
+      const std::int64_t column = first_column + j;
+      const auto* const in = b.data + column * b.column_stride;
+      float* const out = c + column;
+      simd::Vec sum = simd::zero();
+      for (std::int64_t k = 0; k < shape.depth; k += depth_block) {
+        const simd::Vec block = multiply_strip(a.data + k, in + k, b.column_stride, int{n},
+                                               std::min(depth_block, shape.depth - k));
+        if (k > 0)
+          sum += block;
+        else
+          sum = accumulate == Accumulate::yes ? simd::load_n(out, n) + block : block;
+      }
+      simd::store_n(out, sum, n);
+    });
   }
 
   PanelsOfB panels_of_b(std::int64_t first, std::int64_t end, std::int64_t k, std::int64_t depth) const {

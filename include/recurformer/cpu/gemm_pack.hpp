@@ -55,16 +55,20 @@ template <int... I>
   }
 }
 
-/// out[k * out_stride + j] = in[j * in_stride + k] for j < width, k < depth; columns j >= lanes become zero.
-template <class T>
-[[gnu::noinline]] void transpose_strip(const T* in, std::int64_t in_stride, int lanes, std::int64_t depth,
-                                       float* out, std::int64_t out_stride) {
+/// Calls sink(k, v) for every k < depth in order, where v[j] = in[j * in_stride + k], and 0 from `lanes` on.
+template <class T, class Sink>
+[[gnu::always_inline]] inline void for_each_transposed(const T* in, std::int64_t in_stride, int lanes,
+                                                       std::int64_t depth, Sink&& sink) {
   std::int64_t k = 0;
   for (; k + simd::width <= depth; k += simd::width) {
     simd::Vec block[simd::width];
     if (lanes == simd::width) {
 #pragma GCC unroll 16
-      for (int j = 0; j < simd::width; ++j) block[j] = simd::load(in + j * in_stride + k);
+      for (int j = 0; j < simd::width; ++j) {
+        // So many rows are more than the hardware follows by itself: the strip below is asked for now.
+        __builtin_prefetch(in + (j + simd::width) * in_stride + k);
+        block[j] = simd::load(in + j * in_stride + k);
+      }
     } else {
 #pragma GCC unroll 16
       for (int j = 0; j < simd::width; ++j)
@@ -72,11 +76,32 @@ template <class T>
     }
     transpose(block);
 #pragma GCC unroll 16
-    for (int i = 0; i < simd::width; ++i) simd::store(out + (k + i) * out_stride, block[i]);
+    for (int i = 0; i < simd::width; ++i) sink(k + i, block[i]);
   }
-  for (; k < depth; ++k)
+  for (; k < depth; ++k) {
+    alignas(64) float column[simd::width];
     for (int j = 0; j < simd::width; ++j)
-      out[k * out_stride + j] = j < lanes ? convert<float>(in[j * in_stride + k]) : 0.0f;
+      column[j] = j < lanes ? convert<float>(in[j * in_stride + k]) : 0.0f;
+    sink(k, simd::load(column));
+  }
+}
+
+/// out[k * out_stride + j] = in[j * in_stride + k] for j < width, k < depth; columns j >= lanes become zero.
+template <class T>
+[[gnu::noinline]] void transpose_strip(const T* in, std::int64_t in_stride, int lanes, std::int64_t depth,
+                                       float* out, std::int64_t out_stride) {
+  for_each_transposed(in, in_stride, lanes, depth,
+                      [&](std::int64_t k, simd::Vec v) { simd::store(out + k * out_stride, v); });
+}
+
+/// Sum over k < depth of x[k] · in[j * in_stride + k] for j < lanes, as tile_kernel adds it up.
+template <class T>
+[[gnu::noinline]] simd::Vec multiply_strip(const float* x, const T* in, std::int64_t in_stride, int lanes,
+                                           std::int64_t depth) {
+  simd::Vec sum = simd::zero();
+  for_each_transposed(in, in_stride, lanes, depth,
+                      [&](std::int64_t k, simd::Vec v) { sum += simd::broadcast(x[k]) * v; });
+  return sum;
 }
 
 /// Rows of k copied before moving on to the next panel: whole cache lines are read along each of a few rows,
