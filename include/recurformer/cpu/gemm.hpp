@@ -15,7 +15,8 @@
 // Flow: C is cut into blocks, which the threads take in turn. A block walks along K in steps of depth_block;
 // it reads float A with consecutive k where it lies and packs any other A. Where C is one block high, each
 // block also packs the part of B that it alone needs; otherwise the threads first pack B together, a chunk of
-// columns at a time, so that the copy stays in the last-level cache.
+// columns at a time, so that the copy stays in the last-level cache. A single row of float takes weights as
+// they lie, without a copy.
 //
 // The sum over k is never split between threads and its order depends on K alone: the bits of C do not depend
 // on the number of threads, on M, or on the column's neighbours.
@@ -116,6 +117,16 @@ inline float* packed_b_scratch(std::int64_t size) {
   thread_local AlignedBuffer<float> buffer;
   buffer.reserve(static_cast<std::size_t>(size));
   return buffer.data();
+}
+
+/// Sum over k < depth of x[k] · in[j * in_stride + k] for j < lanes, as tile_kernel adds it up.
+template <class T>
+[[gnu::noinline]] simd::Vec multiply_strip(const float* x, const T* in, std::int64_t in_stride, int lanes,
+                                           std::int64_t depth) {
+  simd::Vec sum = simd::zero();
+  for_each_transposed(in, in_stride, lanes, depth,
+                      [&](std::int64_t k, simd::Vec v) { sum += simd::broadcast(x[k]) * v; });
+  return sum;
 }
 
 /// Computes blocks of C. B comes packed by pack_chunk(), or is null: then each block packs what it needs,

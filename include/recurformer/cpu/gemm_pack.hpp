@@ -94,16 +94,6 @@ template <class T>
                       [&](std::int64_t k, simd::Vec v) { simd::store(out + k * out_stride, v); });
 }
 
-/// Sum over k < depth of x[k] · in[j * in_stride + k] for j < lanes, as tile_kernel adds it up.
-template <class T>
-[[gnu::noinline]] simd::Vec multiply_strip(const float* x, const T* in, std::int64_t in_stride, int lanes,
-                                           std::int64_t depth) {
-  simd::Vec sum = simd::zero();
-  for_each_transposed(in, in_stride, lanes, depth,
-                      [&](std::int64_t k, simd::Vec v) { sum += simd::broadcast(x[k]) * v; });
-  return sum;
-}
-
 /// Rows of k copied before moving on to the next panel: whole cache lines are read along each of a few rows,
 /// so that the hardware sees streams instead of one line per page.
 inline constexpr std::int64_t copy_depth = 8;
