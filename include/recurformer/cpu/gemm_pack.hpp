@@ -55,18 +55,42 @@ template <int... I>
   }
 }
 
+/// Asks for the element `offset` after p, which may lie outside of p's array.
+template <class T>
+[[gnu::always_inline]] inline void prefetch(const T* p, std::int64_t offset) {
+  const auto address = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(offset) * sizeof(T);
+  __builtin_prefetch(reinterpret_cast<const void*>(address));
+}
+
 /// Calls sink(k, v) for every k < depth in order, where v[j] = in[j * in_stride + k], and 0 from `lanes` on.
 template <class T, class Sink>
 [[gnu::always_inline]] inline void for_each_transposed(const T* in, std::int64_t in_stride, int lanes,
                                                        std::int64_t depth, Sink&& sink) {
   std::int64_t k = 0;
+  // So many rows are more than the hardware follows by itself: the strip below is asked for now.
+  const auto ask_for = [&](int j) { prefetch(in, (j + simd::width) * in_stride + k); };
+  if constexpr (std::is_same_v<T, bf16>) {  // two k in a lane: half the transposing
+    for (; lanes == simd::width && k + 2 * simd::width <= depth; k += 2 * simd::width) {
+      simd::Vec pairs[simd::width];
+#pragma GCC unroll 16
+      for (int j = 0; j < simd::width; ++j) {
+        ask_for(j);
+        std::memcpy(&pairs[j], in + j * in_stride + k, sizeof pairs[j]);
+      }
+      transpose(pairs);
+#pragma GCC unroll 16
+      for (int i = 0; i < simd::width; ++i) {
+        sink(k + 2 * i, simd::first_of_pairs(pairs[i]));
+        sink(k + 2 * i + 1, simd::second_of_pairs(pairs[i]));
+      }
+    }
+  }
   for (; k + simd::width <= depth; k += simd::width) {
     simd::Vec block[simd::width];
     if (lanes == simd::width) {
 #pragma GCC unroll 16
       for (int j = 0; j < simd::width; ++j) {
-        // So many rows are more than the hardware follows by itself: the strip below is asked for now.
-        __builtin_prefetch(in + (j + simd::width) * in_stride + k);
+        ask_for(j);
         block[j] = simd::load(in + j * in_stride + k);
       }
     } else {
