@@ -180,6 +180,30 @@ TEST_CASE("gemm: the bits depend neither on the number of threads nor on the num
   }
 }
 
+template <class T>
+void check_single_rows() {
+  for (const GemmShape& shape : {GemmShape{3, 200, 700}, GemmShape{2, 5, 256}, GemmShape{2, 33, 15}}) {
+    const auto x = make<float>(shape.rows, shape.depth, Layout::row_major, 3);
+    const auto w = make<T>(shape.depth, shape.columns, Layout::transposed, 4);
+    for (const Accumulate accumulate : {Accumulate::no, Accumulate::yes}) {
+      Output all(shape.rows, shape.columns, 3.0f);
+      rf::cpu::gemm(shape, x.view, w.view, all.storage.data(), all.stride, accumulate);
+      for (std::int64_t row = 0; row < shape.rows; ++row) {
+        Output c(1, shape.columns, 3.0f);
+        const MatrixView<float> one{x.view.data + row * x.view.row_stride, x.view.row_stride, 1};
+        rf::cpu::gemm({1, shape.columns, shape.depth}, one, w.view, c.storage.data(), c.stride, accumulate);
+        CHECK(std::memcmp(&c.at(0, 0), &all.at(row, 0), static_cast<std::size_t>(shape.columns) * 4) == 0);
+        CHECK(c.canaries_alive());
+      }
+    }
+  }
+}
+
+TEST_CASE("gemm: a row alone has the bits that it has among others") {
+  check_single_rows<float>();
+  check_single_rows<rf::bf16>();
+}
+
 TEST_CASE("gemm: a large B goes through several chunks") {
   const GemmShape shape{200, 200, 30000};  // B is more than 16 MiB, C more than one block high
   const Matrix<float> a(shape.rows, shape.depth, shape.depth, 1, 5);

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <type_traits>
@@ -92,6 +93,21 @@ TEST_CASE_TEMPLATE("simd: loads widen every 16-bit pattern as the scalar convers
     for (unsigned i = 0; i < width; ++i) in[i] = T::from_bits(static_cast<std::uint16_t>(first + i));
     const Vec v = simd::load(in);
     for (int i = 0; i < width; ++i) wrong += quiet(v[i]) != quiet(float(in[i]));
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("simd: pairs of bf16 are taken apart in memory's order") {
+  bf16 in[2 * width];
+  int wrong = 0;
+  for (unsigned first = 0; first < 0x10000u; first += 2 * width) {
+    for (unsigned i = 0; i < 2 * width; ++i) in[i] = bf16::from_bits(static_cast<std::uint16_t>(first + i));
+    Vec pairs;
+    std::memcpy(&pairs, in, sizeof pairs);
+    const Vec even = simd::first_of_pairs(pairs), odd = simd::second_of_pairs(pairs);
+    for (int i = 0; i < width; ++i)
+      wrong +=
+          bits_of(even[i]) != bits_of(float(in[2 * i])) || bits_of(odd[i]) != bits_of(float(in[2 * i + 1]));
   }
   CHECK(wrong == 0);
 }

@@ -15,7 +15,8 @@
 // Flow: C is cut into blocks, which the threads take in turn. A block walks along K in steps of depth_block;
 // it reads float A with consecutive k where it lies and packs any other A. Where C is one block high, each
 // block also packs the part of B that it alone needs; otherwise the threads first pack B together, a chunk of
-// columns at a time, so that the copy stays in the last-level cache.
+// columns at a time, so that the copy stays in the last-level cache. A single row of float takes weights as
+// they lie, without a copy.
 //
 // The sum over k is never split between threads and its order depends on K alone: the bits of C do not depend
 // on the number of threads, on M, or on the column's neighbours.
@@ -118,6 +119,16 @@ inline float* packed_b_scratch(std::int64_t size) {
   return buffer.data();
 }
 
+/// Sum over k < depth of x[k] · in[j * in_stride + k] for j < lanes, as tile_kernel adds it up.
+template <class T>
+[[gnu::noinline]] simd::Vec multiply_strip(const float* x, const T* in, std::int64_t in_stride, int lanes,
+                                           std::int64_t depth) {
+  simd::Vec sum = simd::zero();
+  for_each_transposed(in, in_stride, lanes, depth,
+                      [&](std::int64_t k, simd::Vec v) { sum += simd::broadcast(x[k]) * v; });
+  return sum;
+}
+
 /// Computes blocks of C. B comes packed by pack_chunk(), or is null: then each block packs what it needs,
 /// which costs nothing more where C is one block high, and stays in the nearest cache.
 template <class TA, class TB>
@@ -137,6 +148,9 @@ struct BlockProduct {
     const std::int64_t first_panel = block % grid.across * grid.panels;
     const std::int64_t first_column = first_panel * panel_width;
     const std::int64_t end_column = std::min(shape.columns, first_column + grid.panels * panel_width);
+    if constexpr (std::is_same_v<TA, float>)
+      if (shape.rows == 1 && a.column_stride == 1 && b.row_stride == 1)
+        return multiply_row(first_column, end_column);
     for (std::int64_t k = 0; k < shape.depth; k += depth_block) {
       const std::int64_t depth = std::min(depth_block, shape.depth - k);
       const PanelsOfB panels = panels_of_b(first_column, end_column, k, depth);
@@ -155,6 +169,25 @@ struct BlockProduct {
           tile(r, first_row + rows, column, k, depth, panels.row(column, k),
                PanelA{packed_a + (r - first_row) * depth});
     }
+  }
+
+  /// The only row: every number of B is used once, in the registers that its transposition leaves it in.
+  void multiply_row(std::int64_t first_column, std::int64_t end_column) const {
+    simd::for_lanes(end_column - first_column, [&](std::int64_t j, auto n) {
+      const std::int64_t column = first_column + j;
+      const auto* const in = b.data + column * b.column_stride;
+      float* const out = c + column;
+      simd::Vec sum = simd::zero();
+      for (std::int64_t k = 0; k < shape.depth; k += depth_block) {
+        const simd::Vec block = multiply_strip(a.data + k, in + k, b.column_stride, int{n},
+                                               std::min(depth_block, shape.depth - k));
+        if (k > 0)
+          sum += block;
+        else
+          sum = accumulate == Accumulate::yes ? simd::load_n(out, n) + block : block;
+      }
+      simd::store_n(out, sum, n);
+    });
   }
 
   PanelsOfB panels_of_b(std::int64_t first, std::int64_t end, std::int64_t k, std::int64_t depth) const {

@@ -55,16 +55,44 @@ template <int... I>
   }
 }
 
-/// out[k * out_stride + j] = in[j * in_stride + k] for j < width, k < depth; columns j >= lanes become zero.
+/// Asks for the element `offset` after p, which may lie outside of p's array.
 template <class T>
-[[gnu::noinline]] void transpose_strip(const T* in, std::int64_t in_stride, int lanes, std::int64_t depth,
-                                       float* out, std::int64_t out_stride) {
+[[gnu::always_inline]] inline void prefetch(const T* p, std::int64_t offset) {
+  const auto address = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(offset) * sizeof(T);
+  __builtin_prefetch(reinterpret_cast<const void*>(address));
+}
+
+/// Calls sink(k, v) for every k < depth in order, where v[j] = in[j * in_stride + k], and 0 from `lanes` on.
+template <class T, class Sink>
+[[gnu::always_inline]] inline void for_each_transposed(const T* in, std::int64_t in_stride, int lanes,
+                                                       std::int64_t depth, Sink&& sink) {
   std::int64_t k = 0;
+  // So many rows are more than the hardware follows by itself: the strip below is asked for now.
+  const auto ask_for = [&](int j) { prefetch(in, (j + simd::width) * in_stride + k); };
+  if constexpr (std::is_same_v<T, bf16>) {  // two k in a lane: half the transposing
+    for (; lanes == simd::width && k + 2 * simd::width <= depth; k += 2 * simd::width) {
+      simd::Vec pairs[simd::width];
+#pragma GCC unroll 16
+      for (int j = 0; j < simd::width; ++j) {
+        ask_for(j);
+        std::memcpy(&pairs[j], in + j * in_stride + k, sizeof pairs[j]);
+      }
+      transpose(pairs);
+#pragma GCC unroll 16
+      for (int i = 0; i < simd::width; ++i) {
+        sink(k + 2 * i, simd::first_of_pairs(pairs[i]));
+        sink(k + 2 * i + 1, simd::second_of_pairs(pairs[i]));
+      }
+    }
+  }
   for (; k + simd::width <= depth; k += simd::width) {
     simd::Vec block[simd::width];
     if (lanes == simd::width) {
 #pragma GCC unroll 16
-      for (int j = 0; j < simd::width; ++j) block[j] = simd::load(in + j * in_stride + k);
+      for (int j = 0; j < simd::width; ++j) {
+        ask_for(j);
+        block[j] = simd::load(in + j * in_stride + k);
+      }
     } else {
 #pragma GCC unroll 16
       for (int j = 0; j < simd::width; ++j)
@@ -72,11 +100,22 @@ template <class T>
     }
     transpose(block);
 #pragma GCC unroll 16
-    for (int i = 0; i < simd::width; ++i) simd::store(out + (k + i) * out_stride, block[i]);
+    for (int i = 0; i < simd::width; ++i) sink(k + i, block[i]);
   }
-  for (; k < depth; ++k)
+  for (; k < depth; ++k) {
+    alignas(64) float column[simd::width];
     for (int j = 0; j < simd::width; ++j)
-      out[k * out_stride + j] = j < lanes ? convert<float>(in[j * in_stride + k]) : 0.0f;
+      column[j] = j < lanes ? convert<float>(in[j * in_stride + k]) : 0.0f;
+    sink(k, simd::load(column));
+  }
+}
+
+/// out[k * out_stride + j] = in[j * in_stride + k] for j < width, k < depth; columns j >= lanes become zero.
+template <class T>
+[[gnu::noinline]] void transpose_strip(const T* in, std::int64_t in_stride, int lanes, std::int64_t depth,
+                                       float* out, std::int64_t out_stride) {
+  for_each_transposed(in, in_stride, lanes, depth,
+                      [&](std::int64_t k, simd::Vec v) { simd::store(out + k * out_stride, v); });
 }
 
 /// Rows of k copied before moving on to the next panel: whole cache lines are read along each of a few rows,

@@ -118,6 +118,13 @@ RECURFORMER_INLINE Vec load(const bf16* p) {
   std::memcpy(&h, p, sizeof h);
   return detail::bits_as<Vec>(detail::widen(h) << 16);
 }
+/// Of the two bf16 in every 32 bits: the one that comes first in memory, and the one behind it.
+RECURFORMER_INLINE Vec first_of_pairs(Vec pairs) {
+  return detail::bits_as<Vec>(detail::bits_as<UintVec>(pairs) << 16);
+}
+RECURFORMER_INLINE Vec second_of_pairs(Vec pairs) {
+  return detail::bits_as<Vec>(detail::bits_as<UintVec>(pairs) & detail::uint_broadcast(0xffff0000u));
+}
 RECURFORMER_INLINE Vec load(const fp16* p) {
   HalfVec h;
   std::memcpy(&h, p, sizeof h);
