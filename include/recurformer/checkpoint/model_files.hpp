@@ -291,8 +291,8 @@ namespace detail {
 
 /// Has the matrix use the rows of these tensors, one below the other, where they are, if they lie in the file
 /// as in memory: in one piece, aligned, and of its type.
-template <class T>
-void use_in_place(Linear<T>& matrix, const ModelTensors& file, std::span<const FileTensor> tensors) {
+template <class T, class Packed>
+void use_in_place(Linear<T, Packed>& matrix, const ModelTensors& file, std::span<const FileTensor> tensors) {
   const std::byte* end = nullptr;
   for (const FileTensor& tensor : tensors) {
     const TensorEntry* const found = file.find(tensor.name);
@@ -304,7 +304,7 @@ void use_in_place(Linear<T>& matrix, const ModelTensors& file, std::span<const F
   }
   const std::shared_ptr<std::byte> bytes = file.share(tensors.front().name);
   if (reinterpret_cast<std::uintptr_t>(bytes.get()) % alignof(T) != 0) return;
-  matrix = Linear<T>(matrix.out(), matrix.in(), {bytes, reinterpret_cast<T*>(bytes.get())});
+  matrix = Linear<T, Packed>(matrix.out(), matrix.in(), {bytes, reinterpret_cast<T*>(bytes.get())});
 }
 
 }  // namespace detail

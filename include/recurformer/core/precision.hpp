@@ -4,6 +4,7 @@
 // A precision is a struct of types. Each run of heads has one, the layer has its own for norms, W_O and MLP.
 
 #include <concepts>
+#include <cstdint>
 #include <string_view>
 
 #include "recurformer/core/dtype.hpp"
@@ -14,15 +15,42 @@ namespace rf {
 template <class T>
 concept StorageType = std::same_as<T, float> || std::same_as<T, bf16> || std::same_as<T, fp16>;
 
+/// Types of what inference reads again and again. std::int8_t stands for integers with a scale that a group
+/// of them shares (cpu/int8.hpp).
+template <class T>
+concept InferenceType = StorageType<T> || std::same_as<T, std::int8_t>;
+template <class T>
+inline constexpr bool has_scales = std::same_as<T, std::int8_t>;
+
+namespace detail {
+template <class P>
+struct PackedType {
+  using type = typename P::Weight;
+};
+template <class P>
+requires requires { typename P::Packed; }
+struct PackedType<P> {
+  using type = typename P::Packed;
+};
+}  // namespace detail
+
+/// What a precision's weights are packed to.
+template <class P>
+using PackedWeight = typename detail::PackedType<P>::type;
+
 /// What a run needs to know of numbers.
 ///   Weight       storage of projection weights
+///   Packed       optional: std::int8_t where packing for inference is to make them integers; until then they
+///                are what Weight says, to be loaded, trained and saved
 ///   Cache        storage of key/value rows, streaming rings
 ///   State        storage of recurrent states and convolution tails between calls
 ///   Accumulator  arithmetic and activations between kernels; float on every backend so far
 /// The small per-head parameters (decays, convolution taps, biases) are always float.
 template <class P>
 concept Precision = StorageType<typename P::Weight> && StorageType<typename P::Cache> &&
-    StorageType<typename P::State> && std::same_as<typename P::Accumulator, float> && requires {
+    (std::same_as<PackedWeight<P>, typename P::Weight> ||
+     std::same_as<PackedWeight<P>, std::int8_t>)&&StorageType<typename P::State>&& std::
+        same_as<typename P::Accumulator, float>&& requires {
   { P::name } -> std::convertible_to<std::string_view>;
 };
 
@@ -51,6 +79,12 @@ struct Fp16 {
   using State = float;
   using Accumulator = float;
   static constexpr std::string_view name = "fp16";
+};
+
+/// Bf16 with weights that packing makes 8-bit integers.
+struct Int8Weights : Bf16 {
+  using Packed = std::int8_t;
+  static constexpr std::string_view name = "int8_weights";
 };
 
 }  // namespace rf

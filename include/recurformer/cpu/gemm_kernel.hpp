@@ -7,13 +7,16 @@
 //   C[i][j] = initial[i][j] + sum over k < depth of A[i][k] * B[k][j]
 //
 //   A  float, row-major (element i, k at a[i * stride + k]) or a packed panel (a[k * tile_rows + i])
-//   B  a packed panel: row k holds V * width consecutive elements of float, bf16 or fp16
+//   B  a packed panel: row k holds V * width consecutive elements of float, bf16 or fp16, or 8-bit integers;
+//      these have V * width scales for every int8_group rows
 //   C  float, rows `c_stride` apart
 //
 // Every element of C is computed by the same chain of fused multiply-adds whatever the number of rows and
-// columns of the tile it falls into, and whether B is stored as float or widened while it is read. Everything
-// built on these kernels inherits that: a row's result does not depend on the rows computed beside it.
+// columns of the tile it falls into, and whether B is stored as float or widened (and scaled) while it is
+// read. Everything built on these kernels inherits that: a row's result does not depend on the rows computed
+// beside it.
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +25,8 @@
 
 #include "recurformer/core/config.hpp"
 #include "recurformer/core/dtype.hpp"
+#include "recurformer/core/precision.hpp"
+#include "recurformer/cpu/int8.hpp"
 #include "recurformer/tile/simd.hpp"
 
 namespace rf::cpu {
@@ -58,6 +63,26 @@ struct PanelA {
   [[gnu::always_inline]] float at(int i, std::int64_t k) const { return data[k * tile_rows + i]; }
 };
 
+/// A packed panel of B.
+template <class T>
+struct PanelB {
+  /// Rows that share their scales, if they have any; blocks of k start at a multiple.
+  static constexpr std::int64_t group = has_scales<T> ? int8_group : depth_block;
+  static_assert(depth_block % group == 0);
+
+  const T* data;
+  const float* scales = nullptr;
+
+  /// Scales of vector j of row k, of `vectors`.
+  [[gnu::always_inline]] simd::Vec scale(std::int64_t k, int j, int vectors) const {
+    return simd::load(scales + (k / group * vectors + j) * simd::width);
+  }
+  /// Vector j of row k, not scaled yet.
+  [[gnu::always_inline]] simd::Vec at(std::int64_t k, int j, int vectors) const {
+    return simd::load(data + (k * vectors + j) * simd::width);
+  }
+};
+
 /// The columns that exist in a tile whose panel was padded to whole vectors; `tile` rows are panel_width
 /// long.
 [[gnu::noinline]] inline void store_ragged_tile(const float* tile, int rows, std::int64_t columns,
@@ -72,7 +97,7 @@ struct PanelA {
 
 /// One tile of R rows and V vectors. `rows` <= R of them and `columns` <= V * width exist in C.
 template <int R, int V, class A, class TB>
-[[gnu::noinline]] void tile_kernel(std::int64_t depth, A a, const TB* b, TileStart start, float* c,
+[[gnu::noinline]] void tile_kernel(std::int64_t depth, A a, PanelB<TB> b, TileStart start, float* c,
                                    std::int64_t c_stride, int rows, std::int64_t columns) {
   using simd::Vec;
   // C is touched only after the loop; asking for it now hides a miss behind the arithmetic.
@@ -83,15 +108,24 @@ template <int R, int V, class A, class TB>
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 16
     for (int j = 0; j < V; ++j) acc[i][j] = simd::zero();
-  for (std::int64_t k = 0; k < depth; ++k) {
-    Vec y[V];
+  for (std::int64_t first = 0; first < depth; first += b.group) {
+    [[maybe_unused]] Vec scale[V];
+    if constexpr (has_scales<TB>)
 #pragma GCC unroll 16
-    for (int j = 0; j < V; ++j) y[j] = simd::load(b + (k * V + j) * simd::width);
+      for (int j = 0; j < V; ++j) scale[j] = b.scale(first, j, V);
+    for (std::int64_t k = first; k < std::min(first + b.group, depth); ++k) {
+      Vec y[V];
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const Vec x = simd::broadcast(a.at(i, k));
+      for (int j = 0; j < V; ++j) y[j] = b.at(k, j, V);
+      if constexpr (has_scales<TB>)
 #pragma GCC unroll 16
-      for (int j = 0; j < V; ++j) acc[i][j] += x * y[j];
+        for (int j = 0; j < V; ++j) y[j] *= scale[j];
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        const Vec x = simd::broadcast(a.at(i, k));
+#pragma GCC unroll 16
+        for (int j = 0; j < V; ++j) acc[i][j] += x * y[j];
+      }
     }
   }
   if (rows < R || columns < V * simd::width) {
@@ -117,7 +151,7 @@ template <int R, int V, class A, class TB>
 }
 
 template <class A, class TB>
-using TileKernel = void (*)(std::int64_t, A, const TB*, TileStart, float*, std::int64_t, int, std::int64_t);
+using TileKernel = void (*)(std::int64_t, A, PanelB<TB>, TileStart, float*, std::int64_t, int, std::int64_t);
 
 /// Kernels for 1 .. tile_rows rows of one panel with V vectors.
 template <int V, class A, class TB, int... I>
