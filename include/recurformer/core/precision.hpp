@@ -42,12 +42,12 @@ using PackedWeight = typename detail::PackedType<P>::type;
 ///   Weight       storage of projection weights
 ///   Packed       optional: std::int8_t where packing for inference is to make them integers; until then they
 ///                are what Weight says, to be loaded, trained and saved
-///   Cache        storage of key/value rows, streaming rings
+///   Cache        storage of key/value rows, streaming rings; std::int8_t: a scale for every row
 ///   State        storage of recurrent states and convolution tails between calls
 ///   Accumulator  arithmetic and activations between kernels; float on every backend so far
 /// The small per-head parameters (decays, convolution taps, biases) are always float.
 template <class P>
-concept Precision = StorageType<typename P::Weight> && StorageType<typename P::Cache> &&
+concept Precision = StorageType<typename P::Weight> && InferenceType<typename P::Cache> &&
     (std::same_as<PackedWeight<P>, typename P::Weight> ||
      std::same_as<PackedWeight<P>, std::int8_t>)&&StorageType<typename P::State>&& std::
         same_as<typename P::Accumulator, float>&& requires {
@@ -85,6 +85,18 @@ struct Fp16 {
 struct Int8Weights : Bf16 {
   using Packed = std::int8_t;
   static constexpr std::string_view name = "int8_weights";
+};
+
+/// Bf16 with keys and values in 8-bit integers.
+struct Int8Cache : Bf16 {
+  using Cache = std::int8_t;
+  static constexpr std::string_view name = "int8_cache";
+};
+
+/// Both.
+struct Int8 : Int8Weights {
+  using Cache = std::int8_t;
+  static constexpr std::string_view name = "int8";
 };
 
 }  // namespace rf
