@@ -112,6 +112,13 @@ constexpr double weight_bytes() {
   return sizeof(Packed) + (rf::has_scales<Packed> ? double{sizeof(float)} / rf::cpu::int8_group : 0);
 }
 
+/// Multiples of `step` from -30 to 30.
+template <class T>
+void fill(T* numbers, std::int64_t count, float step, std::int64_t first) {
+  for (std::int64_t i = 0; i < count; ++i)
+    numbers[i] = rf::convert<T>(static_cast<float>((i * 37 + first) % 61 - 30) * step);
+}
+
 /// Lets every sequence have `context` tokens behind it.
 void fill(rf::Cache& cache, std::int64_t context) {
   for (std::int64_t index = 0; index < cache.sequences(); ++index) {
@@ -120,10 +127,15 @@ void fill(rf::Cache& cache, std::int64_t context) {
       for (auto& run : layer)
         for (auto& field : run.fields)
           for (std::size_t p = 0; p < field.pages.size(); ++p) {
-            auto* const numbers = static_cast<rf::bf16*>(field.page_pointers[p]);
-            const auto count = field.pages[p].bytes() / std::int64_t{sizeof(rf::bf16)};
-            for (std::int64_t i = 0; i < count; ++i)
-              numbers[i] = rf::convert<rf::bf16>(static_cast<float>((i * 37 + index) % 61) * 0.05f - 1.5f);
+            const std::int64_t bytes = field.pages[p].bytes();
+            if (field.layout.dtype == rf::DType::F32)  // scales
+              std::fill_n(static_cast<float*>(field.page_pointers[p]), bytes / std::int64_t{sizeof(float)},
+                          0.05f);
+            else if (field.layout.dtype == rf::DType::I8)
+              fill(static_cast<std::int8_t*>(field.page_pointers[p]), bytes, 1.0f, index);
+            else
+              fill(static_cast<rf::bf16*>(field.page_pointers[p]), bytes / std::int64_t{sizeof(rf::bf16)},
+                   0.05f, index);
           }
     cache.advance(index, context);
   }
@@ -175,9 +187,9 @@ void decode_arguments(benchmark::internal::Benchmark* b) {
   b->ArgNames({"size", "context", "sequences", "replaced"})->UseRealTime()->Unit(benchmark::kMillisecond);
 }
 void decode(benchmark::State& state) { decode_in<rf::Bf16>(state); }
-void decode_int8_weights(benchmark::State& state) { decode_in<rf::Int8Weights>(state); }
+void decode_int8(benchmark::State& state) { decode_in<rf::Int8>(state); }
 BENCHMARK(decode)->Apply(decode_arguments);
-BENCHMARK(decode_int8_weights)->Apply(decode_arguments);
+BENCHMARK(decode_int8)->Apply(decode_arguments);
 
 // Arguments: d_model, layers, percent of the KV groups that are Mamba heads. Eight sequences of 512 tokens.
 void training_step(benchmark::State& state) {

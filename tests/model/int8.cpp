@@ -8,9 +8,11 @@
 #include <cmath>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
+#include "recurformer/core/memory.hpp"
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention_mixer.hpp"
 #include "recurformer/cpu/mamba_mixer.hpp"
@@ -20,6 +22,7 @@
 #include "recurformer/reference/mamba.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/mamba.hpp"
+#include "recurformer/spec/streaming_attention.hpp"
 
 namespace {
 
@@ -27,6 +30,21 @@ namespace {
 struct Weights8 : rf::Fp32 {
   using Packed = std::int8_t;
   static constexpr std::string_view name = "weights8";
+};
+
+/// Nothing but keys and values is.
+struct Cache8 : rf::Fp32 {
+  using Cache = std::int8_t;
+  static constexpr std::string_view name = "cache8";
+};
+
+/// KV groups side by side: keys and values in floats, in integers, and in a ring of integers.
+struct ThreeCaches {
+  using Streaming = rf::StreamingAttention<rf::StreamingWindow{.sink = 2, .window = 7}>;
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Fp32>, rf::Kind<rf::Attention<>, Cache8>,
+                          rf::Kind<Streaming, Cache8>>;
+  using Precision = rf::Fp32;
+  using Widths = std::integer_sequence<int, 16>;
 };
 
 /// Heads of both precisions in one layer, whose own matrices are in P.
@@ -98,10 +116,9 @@ Plain rounded(rf::ModelWeights<Set, P>& from) {
   return to;
 }
 
-/// Logits (tokens, vocabulary), prefilled at once or token by token.
+/// Logits (tokens, vocabulary), `step` tokens at a time.
 template <class M>
-std::vector<float> logits(M& model, std::span<const rf::Token> sequence, std::size_t step) {
-  rf::Cache cache = model.make_cache();
+std::vector<float> logits(M& model, std::span<const rf::Token> sequence, std::size_t step, rf::Cache& cache) {
   std::vector<float> out(sequence.size() * vocabulary);
   for (std::size_t first = 0; first < sequence.size(); first += step) {
     const auto part = sequence.subspan(first, std::min(step, sequence.size() - first));
@@ -109,6 +126,12 @@ std::vector<float> logits(M& model, std::span<const rf::Token> sequence, std::si
     model.logits(model.forward(part, {&rows, 1}, cache), rows.rows, out.data() + first * vocabulary);
   }
   return out;
+}
+
+template <class M>
+std::vector<float> logits(M& model, std::span<const rf::Token> sequence, std::size_t step) {
+  rf::Cache cache = model.make_cache();
+  return logits(model, sequence, step, cache);
 }
 
 /// Root of the mean square of a and of a - b.
@@ -155,4 +178,59 @@ TEST_CASE(
     CHECK(error.difference < 2 * 0.006 * std::sqrt(4 * 2 + 1) * error.of);
     CHECK(error.difference > 0.002 * error.of);
   }
+}
+
+TEST_CASE("int8 cache: side by side with another one, at most twice as far from exact as a plain version") {
+  rf::Model<ThreeCaches> model(shape(false), rf::BoundPlan<ThreeCaches::Kinds>{{}, {{1, 0, 2}, {2, 1, 1}}});
+  rf::initialise(model.weights(), 3);
+  const auto sequence = tokens(45);
+  const auto exact = rf::reference::logits(model.weights(), sequence);
+  const auto stored =
+      rf::reference::logits(model.weights(), sequence, rf::reference::exact, std::vector<std::int64_t>{45});
+  const double plain_error = size(exact, stored).difference;
+  CHECK(plain_error > 1e-4 * size(exact, exact).of);
+  for (const std::size_t step : {45, 7, 1}) {
+    const std::vector<float> found = logits(model, sequence, step);
+    CHECK(size(exact, found).difference < 2 * plain_error);
+    CHECK(size(stored, found).difference <
+          0.2 * plain_error);  // a number in the middle may be rounded otherwise
+  }
+
+  const int threads = rf::default_pool().threads();
+  const std::vector<float> once = logits(model, sequence, 7);
+  rf::set_threads(3);
+  CHECK(logits(model, sequence, 7) == once);
+  rf::set_threads(threads);
+}
+
+TEST_CASE("int8 cache: bytes, snapshots and rollback have the scales, too") {
+  rf::Model<ThreeCaches> model(shape(false), rf::BoundPlan<ThreeCaches::Kinds>{{}, {{1, 0, 2}, {2, 1, 1}}});
+  rf::initialise(model.weights(), 3);
+  rf::CountingMemory memory;
+  rf::Cache cache = model.make_cache({.max_rollback = 5}, &memory);
+  const auto sequence = tokens(60);
+  const std::span<const rf::Token> past = std::span(sequence).first(40),
+                                   future = std::span(sequence).subspan(40);
+  logits(model, past, 13, cache);
+  CHECK(cache.bytes() == memory.live_bytes());
+  // Layer 0: a group each. Rows in pages of 256, rings of 2 + 7 + 5 slots, 16 elements wide.
+  std::vector<std::string> items;
+  for (const rf::CacheItem& item : cache.items())
+    if (item.layer == 0) items.push_back(rf::text(item.kind, " ", item.field, " ", item.bytes));
+  CHECK(items == std::vector<std::string>{"attention:fp32 key 16384", "attention:fp32 value 16384",
+                                          "attention:cache8 key 4096", "attention:cache8 value 4096",
+                                          "attention:cache8 key_scale 1024",
+                                          "attention:cache8 value_scale 1024", "streaming:cache8 key 224",
+                                          "streaming:cache8 value 224", "streaming:cache8 key_scale 56",
+                                          "streaming:cache8 value_scale 56"});
+
+  const rf::CacheSnapshot moment = cache.snapshot();
+  const std::vector<float> expected = logits(model, future, 1, cache);
+  cache.restore(moment);
+  CHECK(logits(model, future, 1, cache) == expected);
+  cache.restore(moment);
+  const auto other = tokens(5);  // of the sequence's start
+  logits(model, other, 5, cache);
+  cache.rollback(5);
+  CHECK(logits(model, future, 1, cache) == expected);
 }

@@ -11,8 +11,8 @@
 // and in address order; more rows share a panel's block, widened to float, while it is in cache.
 //
 // A row of y has the same bits whatever the number of rows beside it and the number of threads, and the same
-// as gemm() gives: decoding, chunked and whole prefill agree exactly. Integers give the bits of the floats
-// scale · q.
+// as gemm() gives, integers apart, which are multiplied by their scales group by group: decoding, chunked and
+// whole prefill agree exactly.
 
 #include <algorithm>
 #include <concepts>
@@ -180,22 +180,17 @@ class PackedMatrix {
         } else {
           alignas(64) float widened[panel_width * depth_block];
           const std::int64_t depth = std::min(depth_block, inputs_ - k);
-          const int vectors = detail::panel_vectors(column, outputs_);
-          for (std::int64_t i = 0; i < depth; ++i)
-            for (int j = 0; j < vectors; ++j) {
-              simd::Vec row = packed.at(i, j, vectors);
-              if constexpr (has_scales<T>) row *= packed.scale(i, j, vectors);
-              simd::store(widened + (i * vectors + j) * simd::width, row);
-            }
-          tiles(operands, block, column, k, detail::PanelB<float>{widened});
+          const std::int64_t size = depth * detail::panel_vectors(column, outputs_) * simd::width;
+          for (std::int64_t i = 0; i < size; i += simd::width)
+            simd::store(widened + i, simd::load(packed.data + i));
+          tiles(operands, block, column, k, detail::PanelB<float, has_scales<T>>{widened, packed.scales});
         }
       }
   }
 
   /// One block of k of one panel for all rows of the block.
-  template <class TB>
-  void tiles(const Operands& operands, Block block, std::int64_t column, std::int64_t k,
-             detail::PanelB<TB> panel) const {
+  template <class B>
+  void tiles(const Operands& operands, Block block, std::int64_t column, std::int64_t k, B panel) const {
     const std::int64_t depth = std::min(depth_block, inputs_ - k);
     const std::int64_t columns = std::min<std::int64_t>(panel_width, outputs_ - column);
     const int vectors = detail::panel_vectors(column, outputs_);
@@ -208,8 +203,8 @@ class PackedMatrix {
       else if (operands.bias != nullptr)
         start = {operands.bias + column, 0};
       const detail::RowMajorA a{operands.x + row * operands.x_stride + k, operands.x_stride};
-      detail::pick_tile_kernel<detail::RowMajorA, TB>(rows, vectors)(depth, a, panel, start, y,
-                                                                     operands.y_stride, rows, columns);
+      detail::pick_tile_kernel<detail::RowMajorA, B>(rows, vectors)(depth, a, panel, start, y,
+                                                                    operands.y_stride, rows, columns);
     }
   }
 
