@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -12,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "recurformer/checkpoint/cache_file.hpp"
 #include "recurformer/core/memory.hpp"
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention_mixer.hpp"
@@ -23,6 +25,7 @@
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/mamba.hpp"
 #include "recurformer/spec/streaming_attention.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace {
 
@@ -203,7 +206,7 @@ TEST_CASE("int8 cache: side by side with another one, at most twice as far from 
   rf::set_threads(threads);
 }
 
-TEST_CASE("int8 cache: bytes, snapshots and rollback have the scales, too") {
+TEST_CASE("int8 cache: bytes, snapshots, rollback and files have the scales, too") {
   rf::Model<ThreeCaches> model(shape(false), rf::BoundPlan<ThreeCaches::Kinds>{{}, {{1, 0, 2}, {2, 1, 1}}});
   rf::initialise(model.weights(), 3);
   rf::CountingMemory memory;
@@ -224,6 +227,8 @@ TEST_CASE("int8 cache: bytes, snapshots and rollback have the scales, too") {
                                           "streaming:cache8 value 224", "streaming:cache8 key_scale 56",
                                           "streaming:cache8 value_scale 56"});
 
+  const rf::test::TemporaryFolder folder;
+  rf::save_cache(cache, folder / "cache");
   const rf::CacheSnapshot moment = cache.snapshot();
   const std::vector<float> expected = logits(model, future, 1, cache);
   cache.restore(moment);
@@ -233,4 +238,32 @@ TEST_CASE("int8 cache: bytes, snapshots and rollback have the scales, too") {
   logits(model, other, 5, cache);
   cache.rollback(5);
   CHECK(logits(model, future, 1, cache) == expected);
+  rf::Cache loaded = model.make_cache({.max_rollback = 5});
+  rf::load_cache(loaded, folder / "cache");
+  CHECK(logits(model, future, 1, loaded) == expected);
+}
+
+namespace {
+
+/// Keeps rows that it cannot read as integers.
+struct Rows : rf::Attention<> {
+  static constexpr std::string_view name = "rows";
+  std::array<rf::CacheField, 1> cache_fields(const rf::HeadShape& shape) const {
+    return {rf::CacheField{.name = "row", .slice = rf::slice_of(shape.d_head)}};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("int8 cache: a mixer that keeps none says so") {
+  const rf::HeadShape heads{.d_model = 8, .d_head = 16};
+  CHECK(rf::run_layout<rf::Kind<Rows, rf::Bf16>>({}, heads, 1).fields.size() == 1);
+  CHECK_THROWS_WITH_AS(
+      (rf::run_layout<rf::Kind<Rows, rf::Int8Cache>>({}, heads, 1)),
+      "the mixer rows does not keep its cache in 8-bit integers, as int8_cache asks for; give "
+      "it another precision",
+      rf::ArgumentError);
+  // States are in floats anyway.
+  for (const auto& field : rf::run_layout<rf::Kind<rf::Mamba<>, rf::Int8>>({}, heads, 1).fields)
+    CHECK(field.dtype == rf::DType::F32);
 }
