@@ -172,7 +172,8 @@ std::vector<float> kept(const PackedMatrix<std::int8_t>& packed) {
 }
 
 TEST_CASE_TEMPLATE("packed matrix: integers are steps of their group's scale", T, float, rf::bf16, rf::fp16) {
-  for (const auto& [outputs, inputs] : {std::pair{1, 1}, {50, 33}, {97, 256}, {49, 530}}) {
+  for (const auto& shape : {std::pair{1, 1}, {50, 33}, {97, 256}, {49, 530}}) {
+    const int outputs = shape.first, inputs = shape.second;
     CAPTURE(inputs);
     Case<T> c{1, outputs, inputs};
     for (int k = 0; k < std::min(inputs, 64); ++k) c.w[static_cast<std::size_t>(k)] = T(0.0f);
