@@ -107,7 +107,7 @@ TEST_CASE("int8: the largest float does not overflow on the way back") {
 TEST_CASE("int8: a NaN or an infinity makes its whole group NaN") {
   for (const float odd : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
                           std::numeric_limits<float>::quiet_NaN()})
-    for (const std::size_t at : {0, 40, 63}) {
+    for (const std::size_t at : {0u, 40u, 63u}) {
       std::array<float, count> numbers = normals(1, 2);
       numbers[at] = odd;
       CHECK(std::isnan(Group(numbers).scale));

@@ -192,7 +192,7 @@ TEST_CASE("int8 cache: side by side with another one, at most twice as far from 
       rf::reference::logits(model.weights(), sequence, rf::reference::exact, std::vector<std::int64_t>{45});
   const double plain_error = size(exact, stored).difference;
   CHECK(plain_error > 1e-4 * size(exact, exact).of);
-  for (const std::size_t step : {45, 7, 1}) {
+  for (const std::size_t step : {45u, 7u, 1u}) {
     const std::vector<float> found = logits(model, sequence, step);
     CHECK(size(exact, found).difference < 2 * plain_error);
     CHECK(size(stored, found).difference <
