@@ -19,6 +19,7 @@ concept StorageType = std::same_as<T, float> || std::same_as<T, bf16> || std::sa
 /// of them shares (cpu/int8.hpp).
 template <class T>
 concept InferenceType = StorageType<T> || std::same_as<T, std::int8_t>;
+/// Whether numbers of this type are integers that need a scale.
 template <class T>
 inline constexpr bool has_scales = std::same_as<T, std::int8_t>;
 
@@ -37,6 +38,10 @@ struct PackedType<P> {
 /// What a precision's weights are packed to.
 template <class P>
 using PackedWeight = typename detail::PackedType<P>::type;
+/// Whether that is the type that they have anyway, or integers.
+template <class P>
+inline constexpr bool is_packable =
+    std::same_as<PackedWeight<P>, typename P::Weight> || has_scales<PackedWeight<P>>;
 
 /// What a run needs to know of numbers.
 ///   Weight       storage of projection weights
@@ -47,10 +52,8 @@ using PackedWeight = typename detail::PackedType<P>::type;
 ///   Accumulator  arithmetic and activations between kernels; float on every backend so far
 /// The small per-head parameters (decays, convolution taps, biases) are always float.
 template <class P>
-concept Precision = StorageType<typename P::Weight> && InferenceType<typename P::Cache> &&
-    (std::same_as<PackedWeight<P>, typename P::Weight> ||
-     std::same_as<PackedWeight<P>, std::int8_t>)&&StorageType<typename P::State>&& std::
-        same_as<typename P::Accumulator, float>&& requires {
+concept Precision = StorageType<typename P::Weight> && is_packable<P> && InferenceType<typename P::Cache> &&
+    StorageType<typename P::State> && std::same_as<typename P::Accumulator, float> && requires {
   { P::name } -> std::convertible_to<std::string_view>;
 };
 

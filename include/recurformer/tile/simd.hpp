@@ -153,7 +153,7 @@ RECURFORMER_INLINE Vec load(const std::int8_t* p) {
 }
 
 /// Writes `width` consecutive elements, rounding to nearest even where T is narrower than float. Integers are
-/// not saturated: numbers must be between -128 and 127; a NaN is written as 0.
+/// not saturated: numbers must be between -128 and 127; a NaN is written as any integer.
 RECURFORMER_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 RECURFORMER_INLINE void store(bf16* p, Vec v) {
   const auto u = detail::bits_as<UintVec>(v);
