@@ -1,7 +1,5 @@
 // Models whose weights, keys and values are 8-bit integers.
 
-#include "recurformer/cpu/int8.hpp"
-
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -11,6 +9,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "recurformer/checkpoint/cache_file.hpp"
@@ -18,6 +18,7 @@
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention_mixer.hpp"
 #include "recurformer/cpu/mamba_mixer.hpp"
+#include "recurformer/model/int8_weights.hpp"
 #include "recurformer/model/model.hpp"
 #include "recurformer/model/reference_model.hpp"
 #include "recurformer/reference/attention.hpp"
@@ -29,9 +30,10 @@
 
 namespace {
 
-/// Nothing but weights is rounded.
+/// Weights as in Int8Weights, all else in floats.
 struct Weights8 : rf::Fp32 {
-  using Packed = std::int8_t;
+  using Weight = rf::Int8Weights::Weight;
+  using Packed = rf::Int8Weights::Packed;
   static constexpr std::string_view name = "weights8";
 };
 
@@ -80,43 +82,34 @@ std::vector<rf::Token> tokens(std::size_t count) {
   return out;
 }
 
-/// The same numbers; what pack() makes integers of becomes what these stand for.
-template <class Set, class P>
-Plain rounded(rf::ModelWeights<Set, P>& from) {
-  Plain to(shape(false), plan<rf::Fp32>());
-  const auto copy = [](auto& source, auto& target) {
-    std::copy_n(source.data(), source.size(), target.data());
-  };
-  const auto round = [](auto& source, auto& target) {
-    for (std::int64_t row = 0; row < source.out(); ++row)
-      for (std::int64_t first = 0; first < source.in(); first += 64) {
-        const std::int64_t at = row * source.in() + first,
-                           count = std::min<std::int64_t>(64, source.in() - first);
-        float numbers[64] = {};
-        std::int8_t integers[64];
-        std::copy_n(source.data() + at, count, numbers);
-        const float scale = rf::cpu::quantise<64>(numbers, integers);
-        for (std::int64_t i = 0; i < count; ++i)
-          target.data()[at + i] = scale * static_cast<float>(integers[i]);
-      }
-  };
-  copy(from.embedding, to.embedding);
-  round(from.logits(), to.head);
-  to.final_norm = from.final_norm;
-  for (std::size_t l = 0; l < from.layers.size(); ++l) {
-    auto& source = from.layers[l];
-    auto& target = to.layers[l];
-    target.mixer_norm = source.mixer_norm;
-    target.mlp_norm = source.mlp_norm;
-    round(std::get<0>(source.runs).projection, std::get<0>(target.runs).projection);
-    copy(std::get<1>(source.runs).projection, std::get<1>(target.runs).projection);
-    std::get<1>(target.runs).bias = std::get<1>(source.runs).bias;
-    std::get<1>(target.runs).local = std::get<1>(source.runs).local;
-    round(source.output, target.output);
-    round(source.gate_up, target.gate_up);
-    round(source.down, target.down);
-  }
-  return to;
+constexpr std::uint64_t seed = 3;
+
+/// What a model in Weights8, initialised with the seed, computes with when it is packed.
+Plain rounded(bool tied_embeddings) {
+  Plain out(shape(tied_embeddings), plan<rf::Fp32>());
+  rf::initialise(out, seed);
+  std::vector<rf::Linear<float>> in_floats;
+  for (auto& layer : out.layers) in_floats.push_back(std::get<1>(layer.runs).projection.clone());
+  rf::round_to_int8(out);
+  for (std::size_t l = 0; l < out.layers.size(); ++l)
+    std::get<1>(out.layers[l].runs).projection = std::move(in_floats[l]);
+  float* const looked_up = out.embedding.data();
+  for (std::int64_t i = 0; i < out.embedding.size(); ++i) looked_up[i] = float(rf::bf16(looked_up[i]));
+  return out;
+}
+
+/// Whether products with unit vectors are the columns of these weights.
+template <class Packed>
+bool multiplies_by(const Packed& packed, const rf::Linear<float>& weights) {
+  const std::int64_t in = weights.in(), out = weights.out();
+  std::vector<float> units(static_cast<std::size_t>(in * in)), products(static_cast<std::size_t>(in * out));
+  for (std::int64_t k = 0; k < in; ++k) units[static_cast<std::size_t>(k * (in + 1))] = 1;
+  packed.forward(units.data(), in, in, products.data(), out);
+  bool same = packed.is_packed() && packed.out() == out;
+  for (std::int64_t k = 0; k < in; ++k)
+    for (std::int64_t o = 0; o < out; ++o)
+      same = same && products[static_cast<std::size_t>(k * out + o)] == weights.row(o)[k];
+  return same;
 }
 
 /// Logits (tokens, vocabulary), `step` tokens at a time.
@@ -160,11 +153,11 @@ TEST_CASE(
   for (const bool tied : {false, true}) {
     CAPTURE(tied);
     rf::Model<Spec<Weights8>> model(shape(tied), plan<Weights8>());
-    rf::initialise(model.weights(), 3);
+    rf::initialise(model.weights(), seed);
     const auto exact = rf::reference::logits(model.weights(), sequence);
     CHECK(size(exact, logits(model, sequence, 45)).difference < 1e-5 * size(exact, exact).of);
 
-    const auto expected = rf::reference::logits(rounded(model.weights()), sequence);
+    const auto expected = rf::reference::logits(rounded(tied), sequence);
     model.pack();
     const std::vector<float> whole = logits(model, sequence, 45);
     for (const auto& some : {whole, logits(model, sequence, 1), logits(model, sequence, 7)})
@@ -183,9 +176,32 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("int8 weights: floats are rounded to the very numbers that a packed model multiplies by") {
+  for (const bool tied : {false, true}) {
+    CAPTURE(tied);
+    rf::ModelWeights<Spec<Weights8>::Kinds, Weights8> packed(shape(tied), plan<Weights8>());
+    Plain weights(shape(tied), plan<rf::Fp32>());
+    rf::initialise(packed, seed);
+    rf::initialise(weights, seed);
+    const rf::Linear<float> embedding = weights.embedding.clone();
+    rf::pack(packed);
+    rf::round_to_int8(weights);
+    CHECK(multiplies_by(packed.logits(), weights.logits()));
+    CHECK(std::equal(embedding.data(), embedding.row(vocabulary), weights.embedding.data()));
+    for (std::size_t l = 0; l < weights.layers.size(); ++l) {
+      const auto& layer = packed.layers[l];
+      CHECK(
+          multiplies_by(std::get<0>(layer.runs).projection, std::get<0>(weights.layers[l].runs).projection));
+      CHECK(multiplies_by(layer.output, weights.layers[l].output));
+      CHECK(multiplies_by(layer.gate_up, weights.layers[l].gate_up));
+      CHECK(multiplies_by(layer.down, weights.layers[l].down));
+    }
+  }
+}
+
 TEST_CASE("int8 cache: side by side with another one, at most twice as far from exact as a plain version") {
   rf::Model<ThreeCaches> model(shape(false), rf::BoundPlan<ThreeCaches::Kinds>{{}, {{1, 0, 2}, {2, 1, 1}}});
-  rf::initialise(model.weights(), 3);
+  rf::initialise(model.weights(), seed);
   const auto sequence = tokens(45);
   const auto exact = rf::reference::logits(model.weights(), sequence);
   const auto stored =
@@ -208,7 +224,7 @@ TEST_CASE("int8 cache: side by side with another one, at most twice as far from 
 
 TEST_CASE("int8 cache: bytes, snapshots, rollback and files have the scales, too") {
   rf::Model<ThreeCaches> model(shape(false), rf::BoundPlan<ThreeCaches::Kinds>{{}, {{1, 0, 2}, {2, 1, 1}}});
-  rf::initialise(model.weights(), 3);
+  rf::initialise(model.weights(), seed);
   rf::CountingMemory memory;
   rf::Cache cache = model.make_cache({.max_rollback = 5}, &memory);
   const auto sequence = tokens(60);

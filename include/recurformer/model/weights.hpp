@@ -345,15 +345,21 @@ std::vector<FileTensor> file_tensors(ModelWeights<Set, P>& weights) {
   return out;
 }
 
+namespace detail {
+/// Calls f(matrix) for every matrix of a layer.
+template <class Set, class P, class F>
+void for_each_matrix(LayerWeights<Set, P>& layer, const F& f) {
+  layer.for_each_run([&](std::size_t, auto& run) { f(run.projection); });
+  f(layer.output);
+  f(layer.gate_up);
+  f(layer.down);
+}
+}  // namespace detail
+
 /// Rearranges every matrix for inference; see Linear::pack.
 template <class Set, class P>
 void pack(ModelWeights<Set, P>& weights) {
-  for (auto& layer : weights.layers) {
-    layer.for_each_run([](std::size_t, auto& run) { run.projection.pack(); });
-    layer.output.pack();
-    layer.gate_up.pack();
-    layer.down.pack();
-  }
+  for (auto& layer : weights.layers) detail::for_each_matrix(layer, [](auto& matrix) { matrix.pack(); });
   weights.logits().pack(weights.shape.tied_embeddings ? KeepRows::yes : KeepRows::no);
 }
 
