@@ -182,6 +182,7 @@ def write_gguf(path, vocabulary, layers, d_model, heads, groups, d_ff):
 
 def llama_cpp_decode(model, context, threads):
     """A call that decodes one token behind `context` others, logits included."""
+    import gguf
     from llama_cpp import llama_cpp as llama
 
     logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
@@ -197,14 +198,14 @@ def llama_cpp_decode(model, context, threads):
     options = llama.llama_context_default_params()
     options.n_ctx = context + 64
     options.n_threads = options.n_threads_batch = threads
-    options.type_k = options.type_v = llama.GGML_TYPE_BF16
+    options.type_k = options.type_v = int(gguf.GGMLQuantizationType.BF16)
     run = llama.llama_init_from_model(weights, options)
     if not run:
         sys.exit("peers: llama.cpp has no context of that size")
 
     def feed(tokens):
-        batch = llama.llama_batch_get_one((llama.llama_token * len(tokens))(*tokens), len(tokens))
-        if llama.llama_decode(run, batch) != 0:
+        array = (llama.llama_token * len(tokens))(*tokens)  # the batch only points at it
+        if llama.llama_decode(run, llama.llama_batch_get_one(array, len(tokens))) != 0:
             sys.exit("peers: llama_decode failed")
 
     for first in range(0, context, 512):
