@@ -6,6 +6,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "ceilings.hpp"
@@ -59,8 +60,9 @@ void linear_weight_gradient(benchmark::State& state) {
 
 template <class T>
 void packed(benchmark::State& state) {
+  using From = std::conditional_t<rf::has_scales<T>, rf::bf16, T>;
   const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
-  const auto w = numbers<T>(out * in);
+  const auto w = numbers<From>(out * in);
   std::vector<rf::cpu::PackedMatrix<T>> layers;
   for (std::size_t bytes = 0; bytes < (std::size_t{256} << 20); bytes += layers.back().bytes())
     layers.emplace_back(out, in, row_major(w.data(), in));
@@ -94,6 +96,7 @@ BENCHMARK(linear_weight_gradient)->Apply(training_shapes);
 BENCHMARK(packed<float>)->Apply(inference_shapes);
 BENCHMARK(packed<rf::bf16>)->Apply(inference_shapes);
 BENCHMARK(packed<rf::fp16>)->Apply(inference_shapes);
+BENCHMARK(packed<std::int8_t>)->Apply(inference_shapes);
 
 }  // namespace
 

@@ -1,9 +1,9 @@
 // Whole models on the CPU: decoding at the sizes of published ones, and training steps.
 //
-// A decoded token reads every packed weight once per call and every sequence's cache once; it multiplies
-// every weight once per sequence and every visible key and value once per query. The cache is filled with
-// numbers, not prefilled: decoding takes as long on any. A training step is three forward passes' products
-// (forward, two gradients) and attention's.
+// A decoded token reads every packed weight, and where these are integers their scales, once per call and
+// every sequence's cache once; it multiplies every weight once per sequence and every visible key and value
+// once per query. The cache is filled with numbers, not prefilled: decoding takes as long on any. A training
+// step is three forward passes' products (forward, two gradients) and attention's.
 
 #include "recurformer/model/model.hpp"
 
@@ -15,12 +15,15 @@
 #include <memory>
 #include <numeric>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "ceilings.hpp"
 #include "recurformer/core/random.hpp"
 #include "recurformer/cpu/attention_mixer.hpp"
+#include "recurformer/cpu/int8.hpp"
 #include "recurformer/cpu/mamba_mixer.hpp"
 #include "recurformer/model/plan_sizes.hpp"
 #include "recurformer/spec/attention.hpp"
@@ -62,7 +65,8 @@ rf::ModelShape shape_of(Size size) {
 }
 
 /// So many percent of all KV groups, spread evenly, are Mamba heads.
-rf::Plan plan_of(const rf::ModelShape& shape, std::int64_t percent, const char* precision) {
+rf::Plan plan_of(const rf::ModelShape& shape, std::int64_t percent, std::string_view precision_name) {
+  const std::string precision(precision_name);
   rf::Plan plan{.kinds = {{"attention", precision, {}}, {"mamba", precision, {}}}, .kind_of_group = {}};
   std::int64_t seen = 0;
   for (int layer = 0; layer < shape.layers; ++layer) {
@@ -82,20 +86,37 @@ std::int64_t attention_heads(const M& model) {
   return groups * model.shape().layer.queries_per_group;
 }
 
-using Model = rf::Model<Spec<rf::Bf16>>;
+template <class P>
+using Model = rf::Model<Spec<P>>;
 
-/// A model in inference order. The last one is kept: benchmarks of one model follow each other.
-Model& model_of(Size size, std::int64_t percent) {
+/// A model in inference order. The last one of a precision is kept: benchmarks of one model follow each
+/// other.
+template <class P>
+Model<P>& model_of(Size size, std::int64_t percent) {
   static std::pair<Size, std::int64_t> made;
-  static std::unique_ptr<Model> model;
+  static std::unique_ptr<Model<P>> model;
   if (model == nullptr || made != std::pair(size, percent)) {
     model.reset();
-    model = std::make_unique<Model>(shape_of(size), plan_of(shape_of(size), percent, "bf16"));
+    model = std::make_unique<Model<P>>(shape_of(size), plan_of(shape_of(size), percent, P::name));
     rf::initialise(model->weights(), 1);
     model->pack();
     made = {size, percent};
   }
   return *model;
+}
+
+/// Bytes of one packed weight, with its part of a scale.
+template <class P>
+constexpr double weight_bytes() {
+  using Packed = rf::PackedWeight<P>;
+  return sizeof(Packed) + (rf::has_scales<Packed> ? double{sizeof(float)} / rf::cpu::int8_group : 0);
+}
+
+/// Multiples of `step` from -30 to 30.
+template <class T>
+void fill(T* numbers, std::int64_t count, float step, std::int64_t first) {
+  for (std::int64_t i = 0; i < count; ++i)
+    numbers[i] = rf::convert<T>(static_cast<float>((i * 37 + first) % 61 - 30) * step);
 }
 
 /// Lets every sequence have `context` tokens behind it.
@@ -106,20 +127,26 @@ void fill(rf::Cache& cache, std::int64_t context) {
       for (auto& run : layer)
         for (auto& field : run.fields)
           for (std::size_t p = 0; p < field.pages.size(); ++p) {
-            auto* const numbers = static_cast<rf::bf16*>(field.page_pointers[p]);
-            const auto count = field.pages[p].bytes() / std::int64_t{sizeof(rf::bf16)};
-            for (std::int64_t i = 0; i < count; ++i)
-              numbers[i] = rf::convert<rf::bf16>(static_cast<float>((i * 37 + index) % 61) * 0.05f - 1.5f);
+            const std::int64_t bytes = field.pages[p].bytes();
+            if (field.layout.dtype == rf::DType::F32)  // scales
+              std::fill_n(static_cast<float*>(field.page_pointers[p]), bytes / std::int64_t{sizeof(float)},
+                          0.05f);
+            else if (field.layout.dtype == rf::DType::I8)
+              fill(static_cast<std::int8_t*>(field.page_pointers[p]), bytes, 1.0f, index);
+            else
+              fill(static_cast<rf::bf16*>(field.page_pointers[p]), bytes / std::int64_t{sizeof(rf::bf16)},
+                   0.05f, index);
           }
     cache.advance(index, context);
   }
 }
 
 // Arguments: size, tokens of context, sequences, percent of the KV groups that are Mamba heads.
-void decode(benchmark::State& state) {
+template <class P>
+void decode_in(benchmark::State& state) {
   const auto size = static_cast<Size>(state.range(0));
   const std::int64_t context = state.range(1), sequences = state.range(2), percent = state.range(3);
-  Model& model = model_of(size, percent);
+  Model<P>& model = model_of<P>(size, percent);
   const rf::ModelShape& shape = model.shape();
   rf::Cache cache = model.make_cache({.sequences = sequences});
   fill(cache, context);
@@ -129,7 +156,7 @@ void decode(benchmark::State& state) {
   const auto scores = static_cast<double>(attention_heads(model) * context * sequences);
   const rf::benchmarks::Work work{
       .operations = 2 * parameters * static_cast<double>(sequences) + scores * 4 * shape.layer.d_head,
-      .bytes = parameters * sizeof(rf::bf16) + cached,
+      .bytes = parameters * weight_bytes<P>() + cached,
       .exponentials = scores};
 
   std::vector<rf::SequenceTokens> parts;
@@ -160,7 +187,10 @@ void decode_arguments(benchmark::internal::Benchmark* b) {
   for (const std::int64_t percent : {0, 90}) add(Size::qwen2_500m, 1 << 16, 8, percent);
   b->ArgNames({"size", "context", "sequences", "replaced"})->UseRealTime()->Unit(benchmark::kMillisecond);
 }
+void decode(benchmark::State& state) { decode_in<rf::Bf16>(state); }
+void decode_int8(benchmark::State& state) { decode_in<rf::Int8>(state); }
 BENCHMARK(decode)->Apply(decode_arguments);
+BENCHMARK(decode_int8)->Apply(decode_arguments);
 
 // Arguments: d_model, layers, percent of the KV groups that are Mamba heads. Eight sequences of 512 tokens.
 void training_step(benchmark::State& state) {

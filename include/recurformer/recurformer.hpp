@@ -25,6 +25,7 @@
 #include "recurformer/eval/mqar.hpp"
 #include "recurformer/model/cache.hpp"
 #include "recurformer/model/generate.hpp"
+#include "recurformer/model/int8_weights.hpp"
 #include "recurformer/model/layer.hpp"
 #include "recurformer/model/model.hpp"
 #include "recurformer/model/sampler.hpp"

@@ -38,6 +38,12 @@ struct Spec {
 };
 using Model = rf::Model<Spec>;
 
+/// What a bf16 checkpoint is loaded into to be packed as integers.
+struct Int8Spec {
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Int8>>;
+  using Precision = rf::Int8Weights;
+};
+
 struct NarrowSpec {
   using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Bf16>>;
   using Precision = rf::Fp16;
@@ -504,6 +510,25 @@ TEST_CASE("model files: a config that is not that of the weights is not written"
   CHECK(contains(message_of<rf::FileError>([&] { save(model, folder / "m"); }), "cannot be made a folder"));
   model.weights().layers[0].output.pack();
   CHECK(contains(message_of<rf::ArgumentError>([&] { save(model, folder / "n"); }), "packed for inference"));
+}
+
+TEST_CASE("model files: heads in another precision than the config's, by its name") {
+  const TemporaryFolder folder;
+  auto narrow = made<rf::Model<NarrowSpec>>(attention("bf16"));
+  save(narrow, folder / "m");
+  auto loaded = rf::load_model<rf::Model<Int8Spec>>(folder / "m", rf::Int8::name);
+  CHECK(loaded.named_plan().kinds[0].name() == "attention:int8");
+  const auto& projection = std::get<0>(loaded.weights().layers[1].runs).projection;
+  CHECK(projection.data()[7].bits == std::get<0>(narrow.weights().layers[1].runs).projection.data()[7].bits);
+  CHECK(loaded.weights().layers[0].down.data()[3] ==
+        rf::bf16(float(narrow.weights().layers[0].down.data()[3])));
+
+  save(loaded, folder / "n");  // in bf16, and for programs that have int8 kinds
+  auto again = rf::load_model<rf::Model<Int8Spec>>(folder / "n");
+  CHECK((parameter_bytes(again) == parameter_bytes(loaded)));
+  CHECK(SafetensorsFile(folder / "n/model.safetensors").tensor("lm_head.weight").dtype == DType::BF16);
+  loaded.pack();
+  CHECK(contains(message_of<rf::ArgumentError>([&] { save(loaded, folder / "o"); }), "packed for inference"));
 }
 
 TEST_CASE("model files: a plan that the program has no kernels for") {

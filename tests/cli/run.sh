@@ -140,6 +140,12 @@ run "${measure[@]}" --text tokens.npy
 same_results "a file of tokens is other text"
 refuse "the field 'text' is missing" "${measure[@]}" --text text.jsonl
 
+# What weights in integers cost, beside what is measured anyway.
+run "${measure[@]}" --text text.txt --int8-weights
+grep -q '"int8_weights"' eval.json && grep -q '^difference:' out.txt || fail "eval does not say what integers cost"
+[ "$(grep -m 1 bits_per_byte eval.json)" = "$(grep bits_per_byte expected.json)" ] || fail "--int8-weights changes the model's own loss"
+[ "$(grep -o 'bits_per_byte": .*[0-9]' eval.json | sort -u | wc -l)" = 3 ] || fail "--int8-weights rounds nothing"
+
 # A model with a tokenizer, whose tokens here are bytes, too; one without can use files of tokens only.
 cp -r original with_tokenizer
 sed -i '/"recurformer"/d' with_tokenizer/config.json

@@ -80,7 +80,7 @@ std::vector<float> gradients(const Problem& p, const rf::AttentionMask& mask,
   std::vector<float> result(p.projected.size(), std::nanf(""));
   const float* keys = p.projected.data() + p.heads * d_head;
   const rf::cpu::KeyBlock<float> block{
-      .keys = keys, .values = keys + d_head, .stride = p.columns, .position = 0, .rows = p.tokens};
+      .keys = {keys, p.columns}, .values = {keys + d_head, p.columns}, .position = 0, .rows = p.tokens};
   const rf::cpu::AttentionGradientGroup group{
       .forward = {.queries = {.data = p.projected.data(), .stride = p.columns},
                   .heads = p.heads,
@@ -111,7 +111,8 @@ void check(std::int64_t tokens, int heads, const rf::reference::AttentionMask& m
   CHECK(got == gradients(problem, kernel_mask, rope));
   rf::set_threads(2);
   // backward turned q and k back by their positions; turn them again
-  for (std::int64_t t = 0; t < tokens; ++t) rf::cpu::rope_rotate(rope, t, got.data() + t * problem.columns, heads + 1);
+  for (std::int64_t t = 0; t < tokens; ++t)
+    rf::cpu::rope_rotate(rope, t, got.data() + t * problem.columns, heads + 1);
   double error = 0, norm = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {
     error += std::pow(static_cast<double>(got[i]) - want[i], 2);

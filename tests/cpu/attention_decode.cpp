@@ -31,6 +31,12 @@ TEST_CASE("decode: 16-bit caches") {
   Harness<rf::Attention<>, rf::Fp16>({}, long_case(2)).check_chunks({1025, 1026});
 }
 
+TEST_CASE("decode: caches of 8-bit integers") {
+  Harness<rf::Attention<>, rf::Int8Cache> harness({}, long_case(3));
+  harness.check_chunks({1030, 1031, 1034, 1039});
+  harness.check_chunks({511, 512, 513});
+}
+
 TEST_CASE("decode: rings, sinks and window in splits of their own") {
   rf::StreamingAttention<> mixer;
   mixer.sink = 5;

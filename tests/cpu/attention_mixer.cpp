@@ -66,6 +66,18 @@ TEST_CASE("attention: 16-bit caches") {
   Harness<Attention, rf::Fp16>({}, {.shape = shape(64, 1), .lengths = {70, 3}}).check_forward();
 }
 
+TEST_CASE("attention: caches of 8-bit integers, with a scale for every row") {
+  Harness<Attention, rf::Int8Cache>({}, {.shape = shape(16, 2)}).check_forward();
+  Harness<Attention, rf::Int8Cache> wide({}, {.shape = shape(64, 3), .groups = {4}, .lengths = {300, 0, 3}});
+  wide.check_chunks({255, 257, 258});
+  wide.check_threads();
+  wide.check_nan_isolation();
+  Harness<Attention, rf::Int8Cache>({}, {.shape = shape(16, 1), .scale = 1e-18}).check_forward();
+  Harness<Streaming, rf::Int8Cache>(streaming(2, 9), {.shape = shape(16, 2), .ring_extra = 3})
+      .check_forward();
+  Harness<Streaming, rf::Int8Cache>(streaming(0, 1), {.shape = shape(16, 1)}).check_forward();
+}
+
 TEST_CASE("attention: bits do not depend on the number of threads, nor on NaN in another sequence") {
   Harness<Attention> harness({}, {.shape = shape(16, 2), .lengths = {50, 0, 131, 7}});
   harness.check_threads();

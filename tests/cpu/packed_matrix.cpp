@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "recurformer/core/random.hpp"
@@ -155,6 +156,97 @@ TEST_CASE("packed matrix: NaN in a row of x or of W reaches only its row or colu
   for (std::int64_t r = 0; r < c.rows; ++r)
     for (std::int64_t o = 0; o < c.outputs; ++o)
       CHECK(std::isfinite(c.y[static_cast<std::size_t>(r * c.y_stride + o)]) == (r != 3 && o != 7));
+}
+
+/// What integers make of W (outputs, inputs): its products with unit vectors.
+std::vector<float> kept(const PackedMatrix<std::int8_t>& packed) {
+  const std::int64_t outputs = packed.outputs(), inputs = packed.inputs();
+  std::vector<float> units(static_cast<std::size_t>(inputs * inputs)),
+      columns(static_cast<std::size_t>(inputs * outputs)), w(columns.size());
+  for (std::int64_t k = 0; k < inputs; ++k) units[static_cast<std::size_t>(k * (inputs + 1))] = 1;
+  packed.multiply(units.data(), inputs, inputs, columns.data(), outputs);
+  for (std::int64_t o = 0; o < outputs; ++o)
+    for (std::int64_t k = 0; k < inputs; ++k)
+      w[static_cast<std::size_t>(o * inputs + k)] = columns[static_cast<std::size_t>(k * outputs + o)];
+  return w;
+}
+
+TEST_CASE_TEMPLATE("packed matrix: integers are steps of their group's scale", T, float, rf::bf16, rf::fp16) {
+  for (const auto& shape : {std::pair{1, 1}, {50, 33}, {97, 256}, {49, 530}}) {
+    const int outputs = shape.first, inputs = shape.second;
+    CAPTURE(inputs);
+    Case<T> c{1, outputs, inputs};
+    for (int k = 0; k < std::min(inputs, 64); ++k) c.w[static_cast<std::size_t>(k)] = T(0.0f);
+    const PackedMatrix<std::int8_t> packed(outputs, inputs, rf::cpu::row_major(c.w.data(), inputs));
+    const std::vector<float> w = kept(packed);
+    double worst = 0;
+    for (std::int64_t o = 0; o < outputs; ++o)
+      for (std::int64_t first = 0; first < inputs; first += 64) {
+        const auto at = static_cast<std::size_t>(o * inputs + first);
+        const auto size = static_cast<std::size_t>(std::min<std::int64_t>(64, inputs - first));
+        double largest = 0, error = 0;
+        for (std::size_t i = at; i < at + size; ++i) {
+          largest = std::max(largest, std::fabs(double(float(c.w[i]))));
+          error = std::max(error, std::fabs(double(float(c.w[i])) - double(w[i])));
+        }
+        CHECK(error <= 0.5001 / 127 * largest);
+        worst = std::max(worst, error);
+      }
+    CHECK((worst > 0) == (inputs > 1));
+    const std::size_t padded =
+        (static_cast<std::size_t>(outputs) + rf::simd::width - 1) / rf::simd::width * rf::simd::width;
+    CHECK(packed.bytes() == padded * (static_cast<std::size_t>(inputs) +
+                                      (static_cast<std::size_t>(inputs) + 63) / 64 * sizeof(float)));
+  }
+}
+
+TEST_CASE(
+    "packed matrix: integers give the products of the floats they stand for, and a row's bits are its own") {
+  const int threads = rf::default_pool().threads();
+  Case<float> c{41, 200, 600};
+  const PackedMatrix<std::int8_t> packed(c.outputs, c.inputs, rf::cpu::row_major(c.w.data(), c.inputs));
+  c.w = kept(packed);
+  c.fill(2.0f);
+  packed.multiply(c.x.data(), c.x_stride, c.rows, c.y.data(), c.y_stride, Accumulate::yes);
+  CHECK(c.worst_error(2, false) < 1e-6);
+  c.fill(poison);
+  packed.multiply(c.x.data(), c.x_stride, c.rows, c.y.data(), c.y_stride, Accumulate::no, c.bias.data());
+  CHECK(c.worst_error(0, true) < 1e-6);
+  for (const int count : {1, 3}) {
+    rf::set_threads(count);
+    for (const std::int64_t rows : {1, 2, 7, 8, 11, 16, 17}) {
+      CAPTURE(rows);
+      std::vector<float> y(static_cast<std::size_t>(rows * c.outputs), poison);
+      packed.multiply(c.x.data(), c.x_stride, rows, y.data(), c.outputs, Accumulate::no, c.bias.data());
+      bool same = true;
+      for (std::int64_t r = 0; r < rows; ++r)
+        same = same && std::memcmp(y.data() + r * c.outputs, c.y.data() + r * c.y_stride,
+                                   static_cast<std::size_t>(c.outputs) * sizeof(float)) == 0;
+      CHECK(same);
+    }
+  }
+  rf::set_threads(threads);
+
+  // A view of the transposed matrix, and nothing to multiply.
+  std::vector<float> transposed(c.w.size());
+  for (std::size_t o = 0; o < 200; ++o)
+    for (std::size_t i = 0; i < 600; ++i) transposed[i * 200 + o] = c.w[o * 600 + i];
+  CHECK(kept({200, 600, rf::cpu::row_major(transposed.data(), 200).transposed()}) == kept(packed));
+  const PackedMatrix<std::int8_t> no_inputs(20, 0, {});
+  CHECK(no_inputs.bytes() == 0);
+  no_inputs.multiply(c.x.data(), c.x_stride, 1, c.y.data(), c.y_stride, Accumulate::no, c.bias.data());
+  for (std::size_t i = 0; i < 20; ++i) CHECK(c.y[i] == c.bias[i]);
+}
+
+TEST_CASE("packed matrix: NaN in W reaches only its output where it is packed as integers") {
+  Case<float> c{20, 60, 140};
+  c.w[7 * 140 + 9] = poison;
+  c.w[11 * 140 + 139] = -std::numeric_limits<float>::infinity();
+  const PackedMatrix<std::int8_t> packed(c.outputs, c.inputs, rf::cpu::row_major(c.w.data(), c.inputs));
+  packed.multiply(c.x.data(), c.x_stride, c.rows, c.y.data(), c.y_stride);
+  for (std::int64_t r = 0; r < c.rows; ++r)
+    for (std::int64_t o = 0; o < c.outputs; ++o)
+      CHECK(std::isfinite(c.y[static_cast<std::size_t>(r * c.y_stride + o)]) == (o != 7 && o != 11));
 }
 
 TEST_CASE("packed matrix: what cannot be meant is an error") {

@@ -174,7 +174,8 @@ TEST_CASE("emitted header: what has no C++ name is refused") {
                        shape, rf::uniform_plan({"nameless", "fp32", {}}, 4, 4));
                  }),
                  "the mixer nameless does not say what C++ calls it; declare `header` and `type_name()`"));
-  CHECK(contains(error(plan, {.precision = "fp8"}), "unknown precision \"fp8\"; known: fp32, bf16, fp16"));
+  CHECK(contains(error(plan, {.precision = "fp8"}),
+                 "unknown precision \"fp8\"; known: fp32, bf16, fp16, int8_weights, int8_cache, int8"));
   CHECK(contains(error(plan, {.include_guard = "MY PLAN"}), "\"MY PLAN\" is not an identifier"));
   for (const std::string name : {"", "a::", "a:b", "::a", "1a", "a::2", "a b"})
     CHECK(contains(error(plan, {.namespace_name = name}), "is not the name of a namespace"));

@@ -15,6 +15,7 @@
 
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/cpu/mixer_kernel.hpp"
+#include "recurformer/model/cache_layout.hpp"
 #include "recurformer/spec/mixer.hpp"
 
 namespace rf::test {
@@ -64,20 +65,20 @@ class MixerCache {
   template <class Mixer>
   MixerCache(const Mixer& mixer, const HeadShape& shape, std::int64_t groups, std::size_t sequences,
              std::int64_t positions, std::int64_t ring_extra) {
-    const auto declared = mixer.cache_fields(shape);
-    fields_per_sequence_ = declared.size();
+    const auto fields = stored_fields<Precision>(mixer, shape);
+    fields_per_sequence_ = fields.size();
     for (std::size_t s = 0; s < sequences; ++s)
-      for (const CacheField& field : declared) {
+      for (const auto& [field, dtype] : fields) {
         const std::int64_t units = groups * (field.unit == Unit::head ? shape.queries_per_group : 1);
         cpu::FieldView view;
         if (field.kind == FieldKind::rows) {
           auto& pages = page_tables_.emplace_back();
           for (std::int64_t p = 0; p * cache_page_rows < positions; ++p)
-            pages.push_back(kept(units * cache_page_rows * field.slice.size()));
+            pages.push_back(kept(dtype, units * cache_page_rows * field.slice.size()));
           view.pages = pages.data();
         } else if (field.kind == FieldKind::ring) {
           view.capacity = field.window + ring_extra;
-          view.data = kept(units * (field.sink + view.capacity) * field.slice.size());
+          view.data = kept(dtype, units * (field.sink + view.capacity) * field.slice.size());
         } else {
           view.data = state(units * field.slice.size());
         }
@@ -90,9 +91,9 @@ class MixerCache {
   cpu::CacheView view() const { return {.fields = views_, .fields_per_sequence = fields_per_sequence_}; }
 
  private:
-  void* kept(std::int64_t count) {
-    auto& block = kept_.emplace_back(static_cast<std::size_t>(count));
-    for (auto& element : block) element = convert<typename Precision::Cache>(nan_poison);
+  /// NaN; integers, which cannot be, have scales that are.
+  void* kept(DType dtype, std::int64_t count) {
+    auto& block = kept_.emplace_back(static_cast<std::size_t>(count) * size_of(dtype), std::byte{0xff});
     return block.data();
   }
   void* state(std::int64_t count) { return states_.emplace_back(static_cast<std::size_t>(count)).data(); }
@@ -101,7 +102,7 @@ class MixerCache {
   std::vector<cpu::FieldView> views_;
   // Moving a vector keeps its elements in place, so that the outer vectors may grow.
   std::vector<std::vector<void*>> page_tables_;
-  std::vector<std::vector<typename Precision::Cache>> kept_;
+  std::vector<std::vector<std::byte>> kept_;
   std::vector<std::vector<typename Precision::State>> states_;
 };
 

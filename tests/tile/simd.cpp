@@ -129,7 +129,24 @@ TEST_CASE_TEMPLATE("simd: stores round as the scalar conversion does", T, bf16, 
   CHECK(wrong == 0);
 }
 
-TEST_CASE_TEMPLATE("simd: loads and stores touch their elements only, at any address", T, float, bf16, fp16) {
+TEST_CASE("simd: 8-bit integers are widened, and numbers rounded to the nearest of them") {
+  int wrong = 0;
+  std::int8_t in[width], out[width];
+  for (int first = -128; first < 128; first += width) {
+    for (int i = 0; i < width; ++i) in[i] = static_cast<std::int8_t>(first + i);
+    const Vec v = simd::load(in);
+    for (int i = 0; i < width; ++i) wrong += v[i] != float(first + i);
+    for (const float part : {0.0f, 0.49f, -0.49f, 0.5f, -0.5f}) {
+      const Vec inexact = simd::min(simd::max(v + part, simd::broadcast(-128)), simd::broadcast(127));
+      simd::store(out, inexact);
+      for (int i = 0; i < width; ++i) wrong += float(out[i]) != std::nearbyint(inexact[i]);
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE_TEMPLATE("simd: loads and stores touch their elements only, at any address", T, float, bf16, fp16,
+                   std::int8_t) {
   const T canary = rf::convert<T>(-77);
   for (int offset = 0; offset < 3; ++offset) {
     const int n = offset + width;

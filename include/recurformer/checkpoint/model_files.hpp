@@ -15,6 +15,9 @@
 //   Model<AnyPlan> model = load_model<Model<AnyPlan>>("my-model");
 //   …
 //   save_model(model.weights(), model_config(model), "my-model-trained");
+//
+// Files hold no integers: Model::pack() makes them after loading, where the precision says so, and a packed
+// model is not saved.
 
 #include <algorithm>
 #include <array>
@@ -319,8 +322,8 @@ namespace detail {
 
 /// Has the matrix use the rows of these tensors, one below the other, where they are, if they lie in the file
 /// as in memory: in one piece, aligned, and of its type.
-template <class T>
-void use_in_place(Linear<T>& matrix, const ModelTensors& file, std::span<const FileTensor> tensors) {
+template <class T, class Packed>
+void use_in_place(Linear<T, Packed>& matrix, const ModelTensors& file, std::span<const FileTensor> tensors) {
   const std::byte* end = nullptr;
   for (const FileTensor& tensor : tensors) {
     const TensorEntry* const found = file.find(tensor.name);
@@ -332,7 +335,7 @@ void use_in_place(Linear<T>& matrix, const ModelTensors& file, std::span<const F
   }
   const std::shared_ptr<std::byte> bytes = file.share(tensors.front().name);
   if (reinterpret_cast<std::uintptr_t>(bytes.get()) % alignof(T) != 0) return;
-  matrix = Linear<T>(matrix.out(), matrix.in(), {bytes, reinterpret_cast<T*>(bytes.get())});
+  matrix = Linear<T, Packed>(matrix.out(), matrix.in(), {bytes, reinterpret_cast<T*>(bytes.get())});
 }
 
 }  // namespace detail
@@ -444,11 +447,15 @@ void check_weights_size(const ModelShape& shape, const BoundPlan<Set>& plan, con
              " bytes of tensors; the config asks for a model of ", parameters, " parameters");
 }
 
-/// The model in a folder. FileError if something is wrong with the files, if the program has no kernels for
-/// the plan, or (for a model spec with static layers) if it was compiled for another shape or plan.
+/// The model in a folder, its heads in the precision of this name (Int8::name, say) where one is given,
+/// otherwise in those that its config names. FileError if something is wrong with the files, if the program
+/// has no kernels for the plan, or (for a model spec with static layers) if it was compiled for another shape
+/// or plan.
 template <class M>
-M load_model(const std::string& folder) {
-  const ModelConfig config = read_model_config(folder);
+M load_model(const std::string& folder, std::string_view precision = {}) {
+  ModelConfig config = read_model_config(folder);
+  if (!precision.empty())
+    for (KindChoice& kind : config.plan.kinds) kind.precision = precision;
   const std::string path = detail::config_path(folder);
   const auto plan = [&] {
     try {

@@ -60,9 +60,8 @@ class FlashTile {
     for_each_key_tile(group_.blocks, mask_, rows_,
                       [&](const KeyBlock<T>& block, std::int64_t row, const TileMask& mask) {
                         const auto count = static_cast<int>(mask.keys.size());
-                        const std::int64_t at = row * block.stride;
-                        f(operand<D>(block.keys + at, block.stride, count, scratch_.keys),
-                          operand<D>(block.values + at, block.stride, count, scratch_.values), mask);
+                        f(operand<D>(block.keys.from(row), count, scratch_.keys),
+                          operand<D>(block.values.from(row), count, scratch_.values), mask);
                       });
   }
 

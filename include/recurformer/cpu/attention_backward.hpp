@@ -72,8 +72,8 @@ class FlashGradientTile {
     for (int r = 0; r < rows_.count; ++r) {
       const std::int64_t t = rows_.token[r], column = std::int64_t{rows_.head[r]} * D;
       const float* d_out = group.d_out.row(t) + column;
-      copy_rows<D>(query_rows_ + r * D, group.forward.queries.row(t) + column, D, 1);
-      copy_rows<D>(d_out_rows_ + r * D, d_out, D, 1);
+      std::copy_n(group.forward.queries.row(t) + column, D, query_rows_ + r * D);
+      std::copy_n(d_out, D, d_out_rows_ + r * D);
       delta_.values[r] = dot(d_out, group.out.row(t) + column);
       log_sum_exp_.values[r] = group.log_sum_exp[rows_.first + r] * static_cast<float>(std::numbers::log2e);
     }
@@ -103,9 +103,8 @@ class FlashGradientTile {
   void add_tile(const KeyBlock<float>& block, std::int64_t row, const TileMask& mask,
                 const KeyGradients& gradients, tile::LaneTile<tile_queries, D>& d_queries) {
     const auto count = static_cast<int>(mask.keys.size());
-    const std::int64_t at = row * block.stride;
-    const auto keys = operand<D>(block.keys + at, block.stride, count, scratch_.keys);
-    const auto values = operand<D>(block.values + at, block.stride, count, scratch_.values);
+    const auto keys = operand<D>(block.keys.from(row), count, scratch_.keys);
+    const auto values = operand<D>(block.values.from(row), count, scratch_.values);
 
     tile::LaneTile<tile_queries, tile_keys> weights(rows_.vectors()), d_weights(rows_.vectors());
     multiply_abt(weights, queries_, keys);

@@ -59,11 +59,9 @@ class DecodeSplit {
     for (const KeyBlock<T>& block : group_.blocks) {
       const std::int64_t begin = std::max(range.begin, block.position),
                          end = std::min(range.end, block.end());
-      for (std::int64_t p = begin; p < end; p += step_keys) {
-        const std::int64_t at = (p - block.position) * block.stride;
-        add_keys(block.keys + at, block.values + at, block.stride,
+      for (std::int64_t p = begin; p < end; p += step_keys)
+        add_keys(block.keys.from(p - block.position), block.values.from(p - block.position),
                  {p, std::min<std::int64_t>(p + step_keys, end)});
-      }
     }
   }
 
@@ -71,13 +69,22 @@ class DecodeSplit {
   static constexpr int step_keys = 64;  // between two looks at the maximum
   static constexpr int vectors = D / simd::width;
 
-  void add_keys(const T* keys, const T* values, std::int64_t stride, const KeyRange& range) {
+  /// Integers are worked with as they are: a score is multiplied by its key's scale, a weight by its value's.
+  void add_keys(const KeptRows<T>& keys, const KeptRows<T>& values, const KeyRange& range) {
     const auto count = static_cast<int>(range.size());
-    in_query_blocks([&](auto block, int q) { score<block()>(q, keys, values, stride, count); });
+    in_query_blocks([&](auto block, int q) { score<block()>(q, keys, values, count); });
+    if constexpr (has_scales<T>) multiply_scores(keys.scales, count);
     hide(range);
     for (int q = 0; q < count_; ++q) weigh(q, count);
-    in_query_blocks(
-        [&](auto block, int q) { add_values<block()>(q, values, keys + count * stride, stride, count); });
+    if constexpr (has_scales<T>) multiply_scores(values.scales, count);
+    in_query_blocks([&](auto block, int q) { add_values<block()>(q, values, keys.from(count), count); });
+  }
+
+  void multiply_scores(const float* scales, int count) {
+    for (int q = 0; q < count_; ++q)
+      simd::for_lanes(count, [&](std::int64_t k, auto n) {
+        simd::store_n(scores_[q] + k, simd::load_n(scores_[q] + k, n) * simd::load_n(scales + k, n), n);
+      });
   }
 
   /// Calls f(number of queries as a constant, first of them) for all queries in blocks of 4, 2 and 1.
@@ -93,19 +100,19 @@ class DecodeSplit {
   /// are one transposing reduction of `width` vectors. Key after key from front to back, which is the order
   /// that the hardware's prefetcher sees as a stream.
   template <int Queries>
-  void score(int q, const T* keys, const T* values, std::int64_t stride, int count) {
+  void score(int q, const KeptRows<T>& keys, const KeptRows<T>& values, int count) {
     using namespace simd;
     constexpr int rows = width / Queries;
     for (int k = 0; k < count; k += rows) {
       Vec sums[width];
 #pragma GCC unroll 16
       for (int j = 0; j < rows; ++j) {
-        const std::int64_t at = std::min(k + j, count - 1) * stride;
-        if (q == 0) prefetch(values + at);
+        const int at = std::min(k + j, count - 1);
+        if (q == 0) prefetch(values.row(at));
         Vec dot[Queries] = {};
 #pragma GCC unroll 16
         for (int d = 0; d < D; d += width) {
-          const Vec key = load(keys + at + d);
+          const Vec key = load(keys.row(at) + d);
 #pragma GCC unroll 4
           for (int i = 0; i < Queries; ++i) dot[i] += key * load(queries_[q + i] + d);
         }
@@ -153,7 +160,7 @@ class DecodeSplit {
 
   /// Adds weighted values to the outputs of `Queries` queries, a panel of the head's elements at a time.
   template <int Queries>
-  void add_values(int q, const T* values, const T* next_keys, std::int64_t stride, int count) {
+  void add_values(int q, const KeptRows<T>& values, const KeptRows<T>& next_keys, int count) {
     using namespace simd;
     constexpr int panel = panel_vectors(tile::vector_registers / 2 / Queries);
     for (int d = 0; d < D; d += panel * width) {
@@ -163,8 +170,8 @@ class DecodeSplit {
 #pragma GCC unroll 16
         for (int v = 0; v < panel; ++v) sums[i][v] = load(result_.output[q + i] + d + v * width);
       for (int k = 0; k < count; ++k) {
-        const T* row = values + k * stride + d;
-        if (q == 0 && d == 0) prefetch(next_keys + k * stride);
+        const T* row = values.row(k) + d;
+        if (q == 0 && d == 0) prefetch(next_keys.row(k));
 #pragma GCC unroll 16
         for (int v = 0; v < panel; ++v) {
           const Vec value = load(row + v * width);

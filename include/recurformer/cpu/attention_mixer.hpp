@@ -6,7 +6,7 @@
 //
 //   forward   1. q and k go through the layer's norms, where it has them, and turn to their positions, in
 //                place; with a cache, k and v are rounded to Precision::Cache, into pages (Attention) or
-//                scratch (StreamingAttention)
+//                scratch (StreamingAttention); 8-bit integers have a scale for every row
 //             2. attention over past and new keys: tiles of queries, or decode where there are few
 //             3. StreamingAttention: the new rows enter the ring
 //   saved     log-sum-exp, (groups, rows, queries per group); with norms, then q and k as projected,
@@ -56,9 +56,11 @@ class AttentionForward {
         rows_(packed_rows(arguments.sequences)) {}
 
   void run() {
-    if (ring_ && !a_.cache.empty())
-      scratch_ =
-          std::make_unique_for_overwrite<Cache[]>(static_cast<std::size_t>(2 * group_count() * rows_ * D));
+    if (ring_ && !a_.cache.empty()) {
+      const auto rows = static_cast<std::size_t>(2 * group_count() * rows_);
+      scratch_ = std::make_unique_for_overwrite<Cache[]>(rows * D);
+      if constexpr (has_scales<Cache>) scratch_scales_ = std::make_unique_for_overwrite<float[]>(rows);
+    }
     rotate_and_store();
     if (a_.cache.empty()) {
       attend<float>();
@@ -75,14 +77,19 @@ class AttentionForward {
   float* queries(std::int64_t row, std::int64_t group) const {
     return a_.projected.row(row) + group * group_columns();
   }
-  /// New keys (field 0) or values (field 1) of one group of a streaming run, (rows, D).
-  Cache* scratch(int field, std::int64_t group) const {
-    return scratch_.get() + (field * group_count() + group) * rows_ * D;
+  /// The new key (field 0) or value (field 1) of a row of the batch in one group of a streaming run; those of
+  /// later rows lie behind it.
+  RowTarget<Cache> scratch(int field, std::int64_t group, std::int64_t row) const {
+    const std::int64_t at = (field * group_count() + group) * rows_ + row;
+    return {scratch_.get() + at * D, has_scales<Cache> ? scratch_scales_.get() + at : nullptr};
   }
   AttentionFields fields(std::size_t sequence, std::int64_t group) const {
-    return {.key = a_.cache.field(sequence, 0),
-            .value = a_.cache.field(sequence, 1),
-            .group = static_cast<std::size_t>(group)};
+    const auto field = [&](std::size_t index) {
+      RowField out{.rows = a_.cache.field(sequence, index), .scales = {}, .group = group};
+      if constexpr (has_scales<Cache>) out.scales = a_.cache.field(sequence, 2 + index);
+      return out;
+    };
+    return {.key = field(0), .value = field(1)};
   }
 
   void rotate_and_store() const {
@@ -110,12 +117,12 @@ class AttentionForward {
     rope_rotate(*a_.rope, position, q, heads_ + 1);
     if (a_.cache.empty()) return;
     if (ring_) {
-      store_row<D>(scratch(0, group) + row * D, key);
-      store_row<D>(scratch(1, group) + row * D, key + D);
+      store_row<D>(scratch(0, group, row), key);
+      store_row<D>(scratch(1, group, row), key + D);
     } else {
       const AttentionFields to = fields(s, group);
-      store_row<D>(to.page_row<D, Cache>(to.key, position), key);
-      store_row<D>(to.page_row<D, Cache>(to.value, position), key + D);
+      store_row<D>(to.key.page_row<D, Cache>(position), key);
+      store_row<D>(to.value.page_row<D, Cache>(position), key + D);
     }
   }
 
@@ -137,15 +144,15 @@ class AttentionForward {
     if (a_.cache.empty()) {
       if constexpr (std::is_same_v<T, float>) {
         const float* key = queries(sequence.first_row, group) + heads_ * D;
-        blocks.push_back(
-            {.keys = key, .values = key + D, .stride = a_.projected.stride, .rows = sequence.rows});
+        blocks.push_back({.keys = {key, a_.projected.stride},
+                          .values = {key + D, a_.projected.stride},
+                          .rows = sequence.rows});
       }
     } else if constexpr (std::is_same_v<T, Cache>) {
       if (ring_) {
         add_ring_blocks<D, Cache>(blocks, fields(s, group), mask_, sequence.position);
-        blocks.push_back({.keys = scratch(0, group) + sequence.first_row * D,
-                          .values = scratch(1, group) + sequence.first_row * D,
-                          .stride = D,
+        blocks.push_back({.keys = scratch(0, group, sequence.first_row).rows(D),
+                          .values = scratch(1, group, sequence.first_row).rows(D),
                           .position = sequence.position,
                           .rows = sequence.rows});
       } else {
@@ -204,8 +211,13 @@ class AttentionForward {
       const auto s = static_cast<std::size_t>(i / group_count());
       const std::int64_t group = i % group_count();
       const SequenceRows& sequence = a_.sequences[s];
-      append_to_ring<D, Cache>(fields(s, group), mask_, scratch(0, group) + sequence.first_row * D,
-                               scratch(1, group) + sequence.first_row * D, sequence.position, sequence.rows);
+      const AttentionFields to = fields(s, group);
+      const auto append = [&](const RowField& field, int index) {
+        append_to_ring<D, Cache>(field, mask_, scratch(index, group, sequence.first_row).rows(D),
+                                 sequence.position, sequence.rows);
+      };
+      append(to.key, 0);
+      append(to.value, 1);
     });
   }
 
@@ -213,8 +225,9 @@ class AttentionForward {
   AttentionMask mask_;
   bool ring_;
   int heads_;
-  std::int64_t rows_;                 // of the packed batch
-  std::unique_ptr<Cache[]> scratch_;  // (key or value, group, row, D): the new rows of a streaming run
+  std::int64_t rows_;                        // of the packed batch
+  std::unique_ptr<Cache[]> scratch_;         // (key or value, group, row, D): the new rows of a streaming run
+  std::unique_ptr<float[]> scratch_scales_;  // (key or value, group, row), if rows have scales
 };
 
 /// What both mixers' kernels have in common.
@@ -280,8 +293,9 @@ void attention_run_backward(const BackwardArguments& a, const AttentionMask& mas
       const std::int64_t out_column = std::int64_t{a.groups[g]} * heads * D;
       const float* queries = a.projected.row(sequence.first_row) + first;
       const float* keys = queries + heads * D;
-      blocks.push_back(
-          {.keys = keys, .values = keys + D, .stride = a.projected.stride, .rows = sequence.rows});
+      blocks.push_back({.keys = {keys, a.projected.stride},
+                        .values = {keys + D, a.projected.stride},
+                        .rows = sequence.rows});
       AttentionGradientGroup group{
           .forward = {.queries = {.data = queries, .stride = a.projected.stride},
                       .heads = heads,

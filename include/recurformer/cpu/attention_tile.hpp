@@ -17,6 +17,7 @@
 #include <type_traits>
 
 #include "recurformer/core/dtype.hpp"
+#include "recurformer/core/precision.hpp"
 #include "recurformer/cpu/mixer_kernel.hpp"
 #include "recurformer/math/attention_mask.hpp"
 #include "recurformer/tile/cpu_tile.hpp"
@@ -24,12 +25,24 @@
 
 namespace rf::cpu {
 
-/// Consecutive positions whose keys (and values) lie `stride` elements apart.
+/// Rows of keys or values, `stride` elements apart, and their scales one behind the other, where T has some.
+template <class T>
+struct KeptRows {
+  const T* elements = nullptr;
+  std::int64_t stride = 0;
+  const float* scales = nullptr;
+
+  const T* row(std::int64_t index) const { return elements + index * stride; }
+  /// The rows behind the first `count`.
+  KeptRows from(std::int64_t count) const {
+    return {row(count), stride, has_scales<T> ? scales + count : nullptr};
+  }
+};
+
+/// Keys and values of consecutive positions.
 template <class T>
 struct KeyBlock {
-  const T* keys = nullptr;
-  const T* values = nullptr;
-  std::int64_t stride = 0;
+  KeptRows<T> keys, values;
   std::int64_t position = 0;
   std::int64_t rows = 0;
 
@@ -128,13 +141,16 @@ void store_queries(const tile::LaneTile<tile_queries, D>& source, const tile::Ro
     }
 }
 
-/// Converts `rows` rows of D elements, `stride` apart, to floats one behind the other.
+/// Converts the first `count` rows of D elements to floats one behind the other.
 template <int D, class T>
-void copy_rows(float* target, const T* source, std::int64_t stride, int rows) {
-  for (int r = 0; r < rows; ++r)
+void copy_rows(float* target, const KeptRows<T>& rows, int count) {
+  for (int r = 0; r < count; ++r)
 #pragma GCC unroll 4
-    for (int d = 0; d < D; d += simd::width)
-      simd::store(target + r * D + d, simd::load(source + r * stride + d));
+    for (int d = 0; d < D; d += simd::width) {
+      simd::Vec numbers = simd::load(rows.row(r) + d);
+      if constexpr (has_scales<T>) numbers *= rows.scales[r];
+      simd::store(target + r * D + d, numbers);
+    }
 }
 
 /// Masks one tile of scores.
@@ -187,14 +203,14 @@ void for_each_key_tile(std::span<const KeyBlock<T>> blocks, const AttentionMask&
     }
 }
 
-/// `rows` keys (or values) as floats one behind the other: where they lie, if they lie like that.
+/// The first `count` keys (or values) as floats one behind the other: where they lie, if they lie like that.
 template <int D, class T>
-tile::Operand<D> operand(const T* source, std::int64_t stride, int rows, float* scratch) {
+tile::Operand<D> operand(const KeptRows<T>& rows, int count, float* scratch) {
   if constexpr (std::is_same_v<T, float>)
     // the product reads keys in strips of up to 16 rows
-    if (stride == D && rows % 16 == 0) return {.data = source, .rows = rows};
-  copy_rows<D>(scratch, source, stride, rows);
-  return {.data = scratch, .rows = rows};
+    if (rows.stride == D && count % 16 == 0) return {.data = rows.elements, .rows = count};
+  copy_rows<D>(scratch, rows, count);
+  return {.data = scratch, .rows = count};
 }
 
 }  // namespace RECURFORMER_ISA

@@ -10,7 +10,8 @@
 
 namespace rf::cpu {
 
-/// Where one declared cache field of one sequence lives; the run's Cache or State type behind void*.
+/// Where one cache field of one sequence lives; the run's Cache or State type behind void*, or the floats
+/// that are the scales of 8-bit integers.
 struct FieldView {
   void* data = nullptr;  ///< ring: (units, sink + capacity, width); state: (units, slice)
   void* const* pages =
@@ -19,7 +20,8 @@ struct FieldView {
       0;  ///< ring: slots after the sink; position p >= sink sits in slot (p - sink) % capacity
 };
 
-/// The cache of one run: fields[sequence · fields_per_sequence + field]. Empty: no past, nothing is kept.
+/// The cache of one run: fields[sequence · fields_per_sequence + field], in the order that they are declared,
+/// scales behind them. Empty: no past, nothing is kept.
 struct CacheView {
   std::span<const FieldView> fields = {};
   std::size_t fields_per_sequence = 0;

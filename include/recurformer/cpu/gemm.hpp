@@ -204,8 +204,8 @@ struct BlockProduct {
     const int rows = static_cast<int>(std::min<std::int64_t>(tile_rows, end_row - row));
     float* out = c + row * c_stride + column;
     const bool add = k > 0 || accumulate == Accumulate::yes;
-    pick_tile_kernel<A, float>(rows, panel_vectors(column, shape.columns))(
-        depth, operand, panel, add ? TileStart{out, c_stride} : TileStart{}, out, c_stride, rows,
+    pick_tile_kernel<A, PanelB<float>>(rows, panel_vectors(column, shape.columns))(
+        depth, operand, {panel}, add ? TileStart{out, c_stride} : TileStart{}, out, c_stride, rows,
         std::min<std::int64_t>(panel_width, shape.columns - column));
   }
 };

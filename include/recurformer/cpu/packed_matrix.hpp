@@ -3,53 +3,68 @@
 
 // A weight matrix packed once, multiplied often: y (rows, outputs) (+)= x (rows, inputs) · Wᵀ + bias.
 //
-//   W     (outputs, inputs), float, bf16 or fp16; kept in that type, in the panels of gemm_kernel.hpp
+//   W     (outputs, inputs), float, bf16 or fp16; kept in that type, in the panels of gemm_kernel.hpp, or as
+//         8-bit integers with a scale for every int8_group inputs of an output
 //   x, y  float, row-major
 //
 // Flow: up to two tiles of rows, threads walk along whole panels, so that memory delivers every weight once
 // and in address order; more rows share a panel's block, widened to float, while it is in cache.
 //
 // A row of y has the same bits whatever the number of rows beside it and the number of threads, and the same
-// as gemm() gives: decoding, chunked and whole prefill agree exactly.
+// as gemm() gives, integers apart, which are multiplied by their scales group by group: decoding, chunked and
+// whole prefill agree exactly.
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
 #include "recurformer/core/config.hpp"
+#include "recurformer/core/dtype.hpp"
 #include "recurformer/core/error.hpp"
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/core/precision.hpp"
 #include "recurformer/cpu/aligned_buffer.hpp"
 #include "recurformer/cpu/gemm.hpp"
 #include "recurformer/cpu/gemm_kernel.hpp"
+#include "recurformer/cpu/int8.hpp"
 #include "recurformer/cpu/matrix_view.hpp"
 #include "recurformer/tile/simd.hpp"
 
 namespace rf::cpu {
 inline namespace RECURFORMER_ISA {
 
-/// Weights of a linear map in inference order. Move-only; multiply() may run on several threads at once.
-template <StorageType T>
+/// Weights of a linear map in inference order, in T. Move-only; multiply() may run on several threads at
+/// once.
+template <InferenceType T>
 class PackedMatrix {
  public:
   PackedMatrix() = default;
 
   /// Packs W: element (output, input) of the view, usually row_major(w, inputs). The original is not kept.
-  PackedMatrix(std::int64_t outputs, std::int64_t inputs, MatrixView<T> weights)
+  template <StorageType From = std::conditional_t<has_scales<T>, float, T>>
+  requires(has_scales<T> || std::same_as<From, T>)
+      PackedMatrix(std::int64_t outputs, std::int64_t inputs, MatrixView<From> weights)
       : outputs_(outputs), inputs_(inputs) {
     check(outputs >= 0 && inputs >= 0, "PackedMatrix got the shape (", outputs, ", ", inputs,
           "); sizes cannot be negative");
     panels_.reserve(static_cast<std::size_t>(detail::padded_columns(outputs) * inputs));
-    parallel_for(panel_count(), [&](std::int64_t panel) { pack(panel * panel_width, weights); });
+    scales_.reserve(static_cast<std::size_t>(scale_count()));
+    parallel_for(panel_count(), [&](std::int64_t panel) {
+      if constexpr (has_scales<T>)
+        pack_integers(panel * panel_width, weights);
+      else
+        pack(panel * panel_width, weights);
+    });
   }
 
   std::int64_t outputs() const { return outputs_; }
   std::int64_t inputs() const { return inputs_; }
-  /// Bytes of the packed weights: what one decoding step reads.
+  /// Bytes of the packed weights and their scales: what one decoding step reads.
   std::size_t bytes() const {
-    return static_cast<std::size_t>(detail::padded_columns(outputs_) * inputs_) * sizeof(T);
+    return static_cast<std::size_t>(detail::padded_columns(outputs_) * inputs_) * sizeof(T) +
+           static_cast<std::size_t>(scale_count()) * sizeof(float);
   }
 
   /// y (+)= x Wᵀ (+ bias). Row r of x starts at x + r * x_stride, of y at y + r * y_stride; rows >= 0.
@@ -98,12 +113,27 @@ class PackedMatrix {
   };
 
   std::int64_t panel_count() const { return detail::divide_up(outputs_, panel_width); }
+  /// Scales of one column.
+  std::int64_t groups() const { return has_scales<T> ? detail::divide_up(inputs_, int8_group) : 0; }
+  std::int64_t scale_count() const { return detail::padded_columns(outputs_) * groups(); }
   /// Packed row k of the panel that starts at `column`.
   std::int64_t offset(std::int64_t column, std::int64_t k) const {
     return column * inputs_ + k * detail::panel_vectors(column, outputs_) * simd::width;
   }
+  /// The scales of that row, if there are any.
+  std::int64_t scale_offset(std::int64_t column, std::int64_t k) const {
+    return column * groups() + k / int8_group * detail::panel_vectors(column, outputs_) * simd::width;
+  }
+  /// The panel that starts at `column`, from row k on.
+  detail::PanelB<T> panel(std::int64_t column, std::int64_t k) const {
+    if constexpr (has_scales<T>)
+      return {panels_.data() + offset(column, k), scales_.data() + scale_offset(column, k)};
+    else
+      return {panels_.data() + offset(column, k)};
+  }
 
-  void pack(std::int64_t first, MatrixView<T> weights) {
+  template <class From>
+  void pack(std::int64_t first, MatrixView<From> weights) {
     const std::int64_t width = detail::panel_vectors(first, outputs_) * simd::width;
     T* out = panels_.data() + offset(first, 0);
     for (std::int64_t j = 0; j < width; ++j)
@@ -113,18 +143,38 @@ class PackedMatrix {
                                  : T(0.0f);
   }
 
+  /// The same as integers. Inputs and outputs that do not exist are zeros, which change no scale.
+  template <class From>
+  void pack_integers(std::int64_t first, MatrixView<From> weights) requires has_scales<T> {
+    const std::int64_t width = detail::panel_vectors(first, outputs_) * simd::width;
+    for (std::int64_t k = 0; k < inputs_; k += int8_group) {
+      const std::int64_t depth = std::min<std::int64_t>(int8_group, inputs_ - k);
+      T* out = panels_.data() + offset(first, k);
+      float* scales = scales_.data() + scale_offset(first, k);
+      for (std::int64_t j = 0; j < width; ++j) {
+        alignas(64) float numbers[int8_group] = {};
+        alignas(64) T integers[int8_group];
+        for (std::int64_t i = 0; i < depth && first + j < outputs_; ++i)
+          numbers[i] = convert<float>(
+              weights.data[(first + j) * weights.row_stride + (k + i) * weights.column_stride]);
+        scales[j] = quantise<int8_group>(numbers, integers);
+        for (std::int64_t i = 0; i < depth; ++i) out[i * width + j] = integers[i];
+      }
+    }
+  }
+
   /// Few rows: one panel after the other, each from its first weight to its last.
   void stream(const Operands& operands, Block block) const {
     for (std::int64_t column = block.first_column; column < block.end_column; column += panel_width)
       for (std::int64_t k = 0; k < inputs_; k += depth_block)
-        tiles(operands, block, column, k, panels_.data() + offset(column, k));
+        tiles(operands, block, column, k, panel(column, k));
   }
 
   /// Many rows: the block's rows of x stay in cache while its panels pass, widened once for all rows.
   void multiply_block(const Operands& operands, Block block) const {
     for (std::int64_t k = 0; k < inputs_; k += depth_block)
       for (std::int64_t column = block.first_column; column < block.end_column; column += panel_width) {
-        const T* packed = panels_.data() + offset(column, k);
+        const detail::PanelB<T> packed = panel(column, k);
         if constexpr (std::is_same_v<T, float>) {
           tiles(operands, block, column, k, packed);
         } else {
@@ -132,16 +182,15 @@ class PackedMatrix {
           const std::int64_t depth = std::min(depth_block, inputs_ - k);
           const std::int64_t size = depth * detail::panel_vectors(column, outputs_) * simd::width;
           for (std::int64_t i = 0; i < size; i += simd::width)
-            simd::store(widened + i, simd::load(packed + i));
-          tiles(operands, block, column, k, static_cast<const float*>(widened));
+            simd::store(widened + i, simd::load(packed.data + i));
+          tiles(operands, block, column, k, detail::PanelB<float, has_scales<T>>{widened, packed.scales});
         }
       }
   }
 
   /// One block of k of one panel for all rows of the block.
-  template <class TB>
-  void tiles(const Operands& operands, Block block, std::int64_t column, std::int64_t k,
-             const TB* panel) const {
+  template <class B>
+  void tiles(const Operands& operands, Block block, std::int64_t column, std::int64_t k, B panel) const {
     const std::int64_t depth = std::min(depth_block, inputs_ - k);
     const std::int64_t columns = std::min<std::int64_t>(panel_width, outputs_ - column);
     const int vectors = detail::panel_vectors(column, outputs_);
@@ -154,8 +203,8 @@ class PackedMatrix {
       else if (operands.bias != nullptr)
         start = {operands.bias + column, 0};
       const detail::RowMajorA a{operands.x + row * operands.x_stride + k, operands.x_stride};
-      detail::pick_tile_kernel<detail::RowMajorA, TB>(rows, vectors)(depth, a, panel, start, y,
-                                                                     operands.y_stride, rows, columns);
+      detail::pick_tile_kernel<detail::RowMajorA, B>(rows, vectors)(depth, a, panel, start, y,
+                                                                    operands.y_stride, rows, columns);
     }
   }
 
@@ -171,6 +220,7 @@ class PackedMatrix {
   std::int64_t outputs_ = 0;
   std::int64_t inputs_ = 0;
   AlignedBuffer<T> panels_;
+  AlignedBuffer<float> scales_;  // of a panel: (groups, columns of the panel)
 };
 
 }  // namespace RECURFORMER_ISA

@@ -155,6 +155,31 @@ inline void check_same_layout(std::string_view owner, const CacheLayout& layout,
 
 }  // namespace detail
 
+/// A field and its type.
+struct StoredField {
+  CacheField field;
+  DType dtype = DType::F32;
+};
+
+/// What a mixer's cache consists of in precision P: the fields that it declares and, where rows are 8-bit
+/// integers, behind them the scales of each. ArgumentError if the mixer's kernels know no such rows.
+template <Precision P, Mixer M>
+std::vector<StoredField> stored_fields(const M& mixer, const HeadShape& shape) {
+  std::vector<StoredField> out, scales;
+  for (const CacheField& field : mixer.cache_fields(shape)) {
+    const bool state = field.kind == FieldKind::state;
+    out.push_back({field, state ? dtype_of<typename P::State> : dtype_of<typename P::Cache>});
+    if (state || !has_scales<typename P::Cache>) continue;
+    check(!field.scales.empty(), "the mixer ", M::name, " does not keep its cache in 8-bit integers, as ",
+          P::name, " asks for; give it another precision");
+    CacheField& of_rows = scales.emplace_back(StoredField{field, DType::F32}).field;
+    of_rows.name = field.scales;
+    of_rows.slice = slice_of(1);
+  }
+  out.insert(out.end(), scales.begin(), scales.end());
+  return out;
+}
+
 /// Layout of a run of `groups` groups of kind K, with the mixer's run-time options.
 template <class K>
 RunLayout run_layout(const typename K::Mixer& mixer, const HeadShape& shape, std::int64_t groups) {
@@ -162,13 +187,10 @@ RunLayout run_layout(const typename K::Mixer& mixer, const HeadShape& shape, std
                 .groups = groups,
                 .projected_width = groups * projection_width(mixer, shape),
                 .fields = {}};
-  for (const CacheField& field : mixer.cache_fields(shape)) {
-    const bool state = field.kind == FieldKind::state;
-    run.fields.push_back(
-        {.field = field,
-         .dtype = state ? dtype_of<typename K::Precision::State> : dtype_of<typename K::Precision::Cache>,
-         .units = groups * (field.unit == Unit::head ? shape.queries_per_group : 1)});
-  }
+  for (const auto& [field, dtype] : stored_fields<typename K::Precision>(mixer, shape))
+    run.fields.push_back({.field = field,
+                          .dtype = dtype,
+                          .units = groups * (field.unit == Unit::head ? shape.queries_per_group : 1)});
   return run;
 }
 

@@ -116,11 +116,12 @@ class DeviceLayerWeights<Kinds<K...>, P, Device> {
  public:
   using T = typename P::Weight;
   static_assert(
-      sizeof(T) == 2 &&
+      sizeof(T) == 2 && std::same_as<PackedWeight<P>, T> &&
           ((std::same_as<typename K::Precision::Weight, T> && std::same_as<typename K::Precision::Cache, T> &&
+            std::same_as<PackedWeight<typename K::Precision>, T> &&
             std::same_as<typename K::Precision::State, float>)&&...),
       "recurformer: on a device all kinds and the layer share one 16-bit type for weights and cache (bf16 or "
-      "fp16), and states are float");
+      "fp16), and states are float; 8-bit integers are for the CPU");
   template <class E>
   using Array = cuda::DeviceArray<E, Device>;
 

@@ -207,8 +207,9 @@ void forward_heads(const LayerWeights<Set, P>& weights, const LayerShape& shape,
     if (call.cache) {
       for (const std::int64_t sequence : call.cache_sequence)
         call.cache->append_views(sequence, layer, index, views);
-      arguments.cache = {.fields = views, .fields_per_sequence = run.mixer.cache_fields(head_shape).size()};
-      if (call.cache->max_rollback() > 0 && call.cache->layout().layers[layer][index].is_recurrent()) {
+      const RunLayout& layout = call.cache->layout().layers[layer][index];
+      arguments.cache = {.fields = views, .fields_per_sequence = layout.fields.size()};
+      if (call.cache->max_rollback() > 0 && layout.is_recurrent()) {
         detail::RecurrentCall<K, Widths>(run, arguments, call, layer, index)();
         return;
       }

@@ -18,9 +18,10 @@ namespace rf {
 enum class KeepRows : bool { no, yes };
 
 /// A weight matrix W (out, in) and its products: y = x Wᵀ (+ bias), dx = dy W, dW += dyᵀ x.
-/// Row-major while it may change; pack() trades that for the layout that inference streams through.
+/// Row-major and in T while it may change; pack() trades that for the layout, and where it is another the
+/// type, that inference streams through: integers (Packed = std::int8_t) are rounded to then, and not before.
 /// This header is enough to hold and to fill it; the products, on the CPU, are in model/linear_products.hpp.
-template <StorageType T>
+template <StorageType T, InferenceType Packed = T>
 class Linear {
  public:
   Linear() = default;
@@ -61,7 +62,7 @@ class Linear {
   const T* row(std::int64_t index) const { return elements() + index * in_; }
 
   /// Rearranges the weights for inference: they can no longer be changed or trained. The row-major copy goes
-  /// too, unless rows are still looked up (a tied embedding).
+  /// too, unless rows are still looked up (a tied embedding); these stay in T.
   void pack(KeepRows keep = KeepRows::no);
   /// y (rows, out) = or += x (rows, in) Wᵀ + bias; bias (out) may be null.
   void forward(const float* x, std::int64_t x_stride, std::int64_t rows, float* y, std::int64_t y_stride,
@@ -84,7 +85,7 @@ class Linear {
 
   std::int64_t out_ = 0, in_ = 0;
   std::shared_ptr<T> rows_;  // row-major, its own or part of something larger; null: not set, or packed
-  std::shared_ptr<const void> packed_;  // a cpu::PackedMatrix<T> of the instruction set that packed it
+  std::shared_ptr<const void> packed_;  // a cpu::PackedMatrix<Packed> of the instruction set that packed it
 };
 
 }  // namespace rf

@@ -35,8 +35,8 @@ std::vector<double> to_double(const T* data, std::int64_t size) {
 }
 
 /// y (rows, out) += x (rows, in) Wᵀ with W (out, in).
-template <class T>
-void add_product(const std::vector<double>& x, const Linear<T>& w, std::vector<double>& y) {
+template <class T, class Packed>
+void add_product(const std::vector<double>& x, const Linear<T, Packed>& w, std::vector<double>& y) {
   const auto in = static_cast<std::size_t>(w.in()), out = static_cast<std::size_t>(w.out());
   const auto elements = to_double(w.data(), w.size());
   for (std::size_t r = 0; r < x.size() / in; ++r)

@@ -24,16 +24,20 @@
 
 namespace rf {
 
+/// A matrix of weights in this precision.
+template <Precision P>
+using LinearIn = Linear<typename P::Weight, PackedWeight<P>>;
+
 /// The parameters of the groups of one kind in one layer.
 template <class K>
 struct RunWeights {
   using Kind = K;
   using Mixer = typename K::Mixer;
-  using Weight = typename K::Precision::Weight;
+  using Matrix = LinearIn<typename K::Precision>;
 
   Mixer mixer;
   std::vector<int> groups;  ///< the layer's indices of this run's groups, ascending
-  Linear<Weight> projection;
+  Matrix projection;
   std::vector<float> bias;                ///< of the projection; empty if the mixer declares none
   std::vector<std::vector<float>> local;  ///< declared order
 
@@ -44,7 +48,7 @@ struct RunWeights {
           shape.d_head, "; kernels of ", Mixer::name, " exist for 16, 32, 64, 80, 96, 128 and 256");
     const auto count = static_cast<std::int64_t>(groups.size());
     const std::int64_t rows = count * projection_width(mixer, shape);
-    projection = Linear<Weight>(rows, shape.d_model);
+    projection = Matrix(rows, shape.d_model);
     for (const ParameterSpec& parameter : mixer.parameters(shape)) {
       if (parameter.role == Role::projection_bias) bias.resize(static_cast<std::size_t>(rows));
       if (parameter.role == Role::local)
@@ -86,16 +90,16 @@ template <class Set, class P>
 struct LayerWeights;
 template <class... K, class P>
 struct LayerWeights<Kinds<K...>, P> {
-  using Weight = typename P::Weight;
+  using Matrix = LinearIn<P>;
 
   std::vector<float> mixer_norm;            ///< (d_model)
   std::vector<float> query_norm, key_norm;  ///< (d_head), gains; empty without shape.qk_norm
   std::tuple<RunWeights<K>...> runs;
   std::vector<float> heads_norm;  ///< (heads · d_head), gain; empty without shape.heads_norm
-  Linear<Weight> output;          ///< W_O (d_model, heads · d_head), columns in the original order of heads
+  Matrix output;                  ///< W_O (d_model, heads · d_head), columns in the original order of heads
   std::vector<float> mlp_norm;    ///< (d_model)
-  Linear<Weight> gate_up;         ///< W_gate over W_up (2 · d_ff, d_model)
-  Linear<Weight> down;            ///< (d_model, d_ff)
+  Matrix gate_up;                 ///< W_gate over W_up (2 · d_ff, d_model)
+  Matrix down;                    ///< (d_model, d_ff)
 
   LayerWeights() = default;
   LayerWeights(const LayerShape& shape, const std::tuple<typename K::Mixer...>& mixers,
@@ -142,13 +146,13 @@ struct LayerWeights<Kinds<K...>, P> {
 /// The parameters of a model.
 template <class Set, class P>
 struct ModelWeights {
-  using Weight = typename P::Weight;
+  using Matrix = LinearIn<P>;
 
   ModelShape shape;
-  Linear<Weight> embedding;  ///< (vocabulary, d_model)
+  Matrix embedding;  ///< (vocabulary, d_model)
   std::vector<LayerWeights<Set, P>> layers;
   std::vector<float> final_norm;  ///< (d_model)
-  Linear<Weight> head;            ///< (vocabulary, d_model); empty if tied
+  Matrix head;                    ///< (vocabulary, d_model); empty if tied
 
   ModelWeights() = default;
   ModelWeights(const ModelShape& of_shape, const BoundPlan<Set>& plan)
@@ -164,8 +168,8 @@ struct ModelWeights {
   }
 
   /// The matrix that makes logits.
-  const Linear<Weight>& logits() const { return shape.tied_embeddings ? embedding : head; }
-  Linear<Weight>& logits() { return shape.tied_embeddings ? embedding : head; }
+  const Matrix& logits() const { return shape.tied_embeddings ? embedding : head; }
+  Matrix& logits() { return shape.tied_embeddings ? embedding : head; }
 };
 
 /// Cache layout of one layer.
@@ -341,15 +345,21 @@ std::vector<FileTensor> file_tensors(ModelWeights<Set, P>& weights) {
   return out;
 }
 
+namespace detail {
+/// Calls f(matrix) for every matrix of a layer.
+template <class Set, class P, class F>
+void for_each_matrix(LayerWeights<Set, P>& layer, const F& f) {
+  layer.for_each_run([&](std::size_t, auto& run) { f(run.projection); });
+  f(layer.output);
+  f(layer.gate_up);
+  f(layer.down);
+}
+}  // namespace detail
+
 /// Rearranges every matrix for inference; see Linear::pack.
 template <class Set, class P>
 void pack(ModelWeights<Set, P>& weights) {
-  for (auto& layer : weights.layers) {
-    layer.for_each_run([](std::size_t, auto& run) { run.projection.pack(); });
-    layer.output.pack();
-    layer.gate_up.pack();
-    layer.down.pack();
-  }
+  for (auto& layer : weights.layers) detail::for_each_matrix(layer, [](auto& matrix) { matrix.pack(); });
   weights.logits().pack(weights.shape.tied_embeddings ? KeepRows::yes : KeepRows::no);
 }
 
@@ -420,8 +430,7 @@ void initialise(ModelWeights<Set, P>& weights, std::uint64_t seed) {
     detail::initialise_layer(weights.layers[l], weights.shape.layer, weights.shape.layers, seed,
                              detail::first_stream<Set>(l));
   if (!weights.shape.tied_embeddings)
-    detail::fill_normal(weights.head.data(), weights.head.size(),
-                        detail::fan_in_deviation(weights.head.in()),
+    detail::fill_normal(weights.head.data(), weights.head.size(), detail::fan_in_deviation(weights.head.in()),
                         Random::stream(seed, detail::first_stream<Set>(weights.layers.size())));
 }
 

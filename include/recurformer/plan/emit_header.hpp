@@ -50,11 +50,17 @@ inline bool is_namespace_name(std::string_view name) {
 
 /// "fp32" -> "rf::Fp32"
 inline std::string precision_type(std::string_view name) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 3> known = {
-      {{Fp32::name, "rf::Fp32"}, {Bf16::name, "rf::Bf16"}, {Fp16::name, "rf::Fp16"}}};
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 6> known = {
+      {{Fp32::name, "rf::Fp32"},
+       {Bf16::name, "rf::Bf16"},
+       {Fp16::name, "rf::Fp16"},
+       {Int8Weights::name, "rf::Int8Weights"},
+       {Int8Cache::name, "rf::Int8Cache"},
+       {Int8::name, "rf::Int8"}}};
   for (const auto& [called, type] : known)
     if (called == name) return std::string(type);
-  throw ArgumentError(text("emit_header: unknown precision \"", name, "\"; known: fp32, bf16, fp16"));
+  throw ArgumentError(text("emit_header: unknown precision \"", name,
+                           "\"; known: fp32, bf16, fp16, int8_weights, int8_cache, int8"));
 }
 
 /// A kind as C++ says it, and the header that defines its mixer.

@@ -79,8 +79,8 @@ struct AttentionState {
   template <class Precision>
   using Stored = typename Precision::Cache;
 
-  std::vector<double> keys, values;  ///< (position, d_head), keys rotated
-  Rounding round = exact;            ///< of every new key and value
+  std::vector<double> keys, values;   ///< (position, d_head), keys rotated
+  RowRounding round_row = exact_row;  ///< of every new key and value
 };
 
 /// Both mixers: they differ in the mask only.
@@ -99,10 +99,8 @@ inline void attention_forward(const AttentionMask& mask, const HeadShape& shape,
     double* new_value = state.values.data() + position * d_head;
     normalise(new_key, shape, a.key_norm);
     rotate(new_key, shape, position);
-    for (int d = 0; d < d_head; ++d) {
-      new_key[d] = state.round(new_key[d]);
-      new_value[d] = state.round(new_value[d]);
-    }
+    state.round_row({new_key, static_cast<std::size_t>(d_head)});
+    state.round_row({new_value, static_cast<std::size_t>(d_head)});
     for (int h = 0; h < queries; ++h) {
       query.assign(row + h * d_head, row + (h + 1) * d_head);
       normalise(query.data(), shape, a.query_norm);

@@ -75,8 +75,11 @@ struct Attention {
 
   /// Rotated keys, and values: every row kept.
   constexpr std::array<CacheField, 2> cache_fields(const HeadShape& shape) const {
-    return {CacheField{.name = "key", .kind = FieldKind::rows, .slice = slice_of(shape.d_head)},
-            CacheField{.name = "value", .kind = FieldKind::rows, .slice = slice_of(shape.d_head)}};
+    const auto field = [&](std::string_view called, std::string_view scales) {
+      return CacheField{
+          .name = called, .kind = FieldKind::rows, .slice = slice_of(shape.d_head), .scales = scales};
+    };
+    return {field("key", "key_scale"), field("value", "value_scale")};
   }
 };
 

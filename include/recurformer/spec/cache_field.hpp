@@ -24,6 +24,9 @@ struct CacheField {
   SliceShape slice;         ///< rows and ring: (width) of one row; state: the whole slice
   std::int64_t sink = 0;    ///< ring only: rows kept from the start of the sequence
   std::int64_t window = 0;  ///< ring only: latest rows kept, the current token's included
+  /// Rows and ring: the field of their scales, one per row, where a precision has the cache in 8-bit
+  /// integers. Without a name, the mixer's kernels know no such cache.
+  std::string_view scales = {};
 };
 
 /// Tokens per page of a `rows` field. A page is allocated at once and never moves, so that growing copies

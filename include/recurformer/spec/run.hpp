@@ -30,8 +30,8 @@ struct Kind {
   static_assert(rf::Mixer<M>, "recurformer: a mixer is a value type: default constructible and copyable");
   static_assert(
       rf::Precision<P>,
-      "recurformer: a precision needs the types Weight, Cache, State (float, bf16 or fp16), Accumulator "
-      "(float) and a name");
+      "recurformer: a precision needs the types Weight, Cache, State (float, bf16 or fp16; Cache and Packed, "
+      "which is optional, may be std::int8_t), Accumulator (float) and a name");
   using Mixer = M;
   using Precision = P;
 };

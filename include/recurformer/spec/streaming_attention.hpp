@@ -57,16 +57,15 @@ struct StreamingAttention {
   }
 
   constexpr std::array<CacheField, 2> cache_fields(const HeadShape& shape) const {
-    return {CacheField{.name = "key",
-                       .kind = FieldKind::ring,
-                       .slice = slice_of(shape.d_head),
-                       .sink = sink,
-                       .window = window},
-            CacheField{.name = "value",
-                       .kind = FieldKind::ring,
-                       .slice = slice_of(shape.d_head),
-                       .sink = sink,
-                       .window = window}};
+    const auto field = [&](std::string_view called, std::string_view scales) {
+      return CacheField{.name = called,
+                        .kind = FieldKind::ring,
+                        .slice = slice_of(shape.d_head),
+                        .sink = sink,
+                        .window = window,
+                        .scales = scales};
+    };
+    return {field("key", "key_scale"), field("value", "value_scale")};
   }
 };
 

@@ -2,8 +2,9 @@
 #define RECURFORMER_TILE_SIMD_HPP
 
 // CPU vectors: `simd::Vec` is one register of floats in the compiler's vector extension (GCC, Clang, also
-// under nvcc), `simd::width` floats wide: 16 with AVX-512, 8 with AVX2 + FMA, otherwise 4. Loads widen bf16
-// and fp16 to float, stores round them back, so that a kernel is written once for all storage types.
+// under nvcc), `simd::width` floats wide: 16 with AVX-512, 8 with AVX2 + FMA, otherwise 4. Loads widen bf16,
+// fp16 and 8-bit integers to float, stores round them back, so that a kernel is written once for all storage
+// types.
 //
 // The transcendental functions are branch-free; their error bounds against the exact value are tested.
 
@@ -29,6 +30,7 @@ using Vec = float __attribute__((vector_size(width * 4)));
 using IntVec = std::int32_t __attribute__((vector_size(width * 4)));
 using UintVec = std::uint32_t __attribute__((vector_size(width * 4)));
 using HalfVec = std::uint16_t __attribute__((vector_size(width * 2)));
+using ByteVec = std::int8_t __attribute__((vector_size(width)));
 
 #define RECURFORMER_INLINE [[gnu::always_inline]] inline
 
@@ -50,6 +52,16 @@ RECURFORMER_INLINE UintVec widen(HalfVec h) {
   return bits_as<UintVec>(_mm512_maskz_cvtepu16_epi32(0xffff, bits_as<__m256i>(h)));
 #else
   return __builtin_convertvector(h, UintVec);
+#endif
+}
+/// Sign extension of 8-bit lanes, for the same reason.
+RECURFORMER_INLINE IntVec widen(ByteVec b) {
+#if RECURFORMER_VECTOR_WIDTH == 16
+  return bits_as<IntVec>(_mm512_maskz_cvtepi8_epi32(0xffff, bits_as<__m128i>(b)));
+#elif RECURFORMER_VECTOR_WIDTH == 8
+  return bits_as<IntVec>(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bits_as<long long>(b))));
+#else
+  return __builtin_convertvector(b, IntVec);
 #endif
 }
 RECURFORMER_INLINE HalfVec narrow(UintVec u) { return __builtin_convertvector(u, HalfVec); }
@@ -141,8 +153,14 @@ RECURFORMER_INLINE Vec load(const fp16* p) {
                               sign);
 #endif
 }
+RECURFORMER_INLINE Vec load(const std::int8_t* p) {
+  ByteVec b;
+  std::memcpy(&b, p, sizeof b);
+  return __builtin_convertvector(detail::widen(b), Vec);
+}
 
-/// Writes `width` consecutive elements, rounding to nearest even where T is narrower than float.
+/// Writes `width` consecutive elements, rounding to nearest even where T is narrower than float. Integers are
+/// not saturated: numbers must be between -128 and 127; a NaN is written as any integer.
 RECURFORMER_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 RECURFORMER_INLINE void store(bf16* p, Vec v) {
   const auto u = detail::bits_as<UintVec>(v);
@@ -168,6 +186,11 @@ RECURFORMER_INLINE void store(fp16* p, Vec v) {
   out = detail::uint_select(v != v, nan, out);
   const HalfVec h = detail::narrow(out | sign);
   std::memcpy(static_cast<void*>(p), &h, sizeof h);
+}
+RECURFORMER_INLINE void store(std::int8_t* p, Vec v) {
+  // 1.5 · 2^23 puts the integer, in two's complement, into the low bits.
+  const ByteVec b = __builtin_convertvector(detail::bits_as<UintVec>(v + 12582912.0f), ByteVec);
+  std::memcpy(p, &b, sizeof b);
 }
 
 /// Reads the first n < width elements and fills the other lanes with `fill`; touches no memory beyond them.
