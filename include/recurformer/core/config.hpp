@@ -32,9 +32,13 @@
 #endif
 
 // Masked scores are -inf and empty rows are detected by comparing with it; -ffast-math lets the compiler
-// assume that neither exists. Refusing is better than a silently wrong softmax.
+// assume that neither exists. Exponentials round by adding and subtracting 1.5·2^23, which a compiler that may
+// regroup sums leaves out. Refusing is better than a silently wrong softmax. (Clang has no macro that tells of
+// the second, unless it comes with the first.)
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "recurformer: -ffast-math (-ffinite-math-only) breaks masked softmax; compile this file without it"
+#elif defined(__ASSOCIATIVE_MATH__)
+#error "recurformer: -fassociative-math (-funsafe-math-optimizations) breaks exponentials; compile this file without it"
 #endif
 
 // CPU kernels sit in an inline namespace named after the instruction set they were compiled for, so that two
