@@ -1,18 +1,20 @@
 // A user's program: the same text in every way of getting the library.
-// CONSUMER_HAS_CHECKPOINT: with recurformer::checkpoint. PACKAGE_VERSION: the version that the package claims
-// to be.
+// CONSUMER_HAS_LIBRARIES: with recurformer::checkpoint, recurformer::tokenizer and vector_sum.cpp.
+// PACKAGE_VERSION: the version that the package claims to be.
 #include <cstdio>
 #include <string>
 
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/version.hpp"
 
-#ifdef CONSUMER_HAS_LIBRARIES  // those of recurformer::checkpoint and recurformer::tokenizer
+#ifdef CONSUMER_HAS_LIBRARIES
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <utf8proc.h>
 
 #include <nlohmann/json.hpp>
+
+#include "vector_sum.hpp"
 #endif
 
 int main() {
@@ -23,6 +25,9 @@ int main() {
 #ifdef CONSUMER_HAS_LIBRARIES
   if (pcre2_config(PCRE2_CONFIG_UNICODE, nullptr) < 0 || utf8proc_version() == nullptr) return 1;
   sum += nlohmann::json::parse("[0]")[0].get<double>();
+  const float values[] = {1, 2, 3, 4, -10};
+  sum += rf::with_instruction_set(rf::best_instruction_set(),
+                                  [&](auto set) { return vector_sum<set>(values, 5); });
 #endif
   const std::string version = std::to_string(RECURFORMER_VERSION_MAJOR) + "." +
                               std::to_string(RECURFORMER_VERSION_MINOR) + "." +

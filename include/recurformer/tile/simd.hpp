@@ -15,10 +15,24 @@
 #include <utility>
 
 #include "recurformer/core/config.hpp"
-#if RECURFORMER_VECTOR_WIDTH > 4
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 #include "recurformer/core/dtype.hpp"
+
+// Files compiled for different sets would silently share what has no set in its name, such as a layer:
+// weights packed for one set and multiplied by another, or AVX-512 on a machine without. This symbol,
+// absolute and of one value per set, makes the linker refuse them; of the same value it may be defined as
+// often as one likes.
+#if defined(__ELF__) && !defined(__CUDA_ARCH__)
+#define RECURFORMER_QUOTED(number) #number
+#define RECURFORMER_VALUE(number) RECURFORMER_QUOTED(number)
+asm(".globl recurformer_kernels_of_two_instruction_sets\n"
+    ".hidden recurformer_kernels_of_two_instruction_sets\n"
+    ".set recurformer_kernels_of_two_instruction_sets, " RECURFORMER_VALUE(RECURFORMER_ISA_NUMBER));
+#undef RECURFORMER_VALUE
+#undef RECURFORMER_QUOTED
+#endif
 
 namespace rf::simd {
 inline namespace RECURFORMER_ISA {
@@ -70,6 +84,8 @@ RECURFORMER_INLINE Vec max(Vec a, Vec b) {
       _mm512_maskz_max_ps(0xffff, detail::bits_as<__m512>(a), detail::bits_as<__m512>(b)));
 #elif RECURFORMER_VECTOR_WIDTH == 8
   return detail::bits_as<Vec>(_mm256_max_ps(detail::bits_as<__m256>(a), detail::bits_as<__m256>(b)));
+#elif defined(__SSE2__)
+  return detail::bits_as<Vec>(_mm_max_ps(detail::bits_as<__m128>(a), detail::bits_as<__m128>(b)));
 #else
   return a > b ? a : b;
 #endif
@@ -80,6 +96,8 @@ RECURFORMER_INLINE Vec min(Vec a, Vec b) {
       _mm512_maskz_min_ps(0xffff, detail::bits_as<__m512>(a), detail::bits_as<__m512>(b)));
 #elif RECURFORMER_VECTOR_WIDTH == 8
   return detail::bits_as<Vec>(_mm256_min_ps(detail::bits_as<__m256>(a), detail::bits_as<__m256>(b)));
+#elif defined(__SSE2__)
+  return detail::bits_as<Vec>(_mm_min_ps(detail::bits_as<__m128>(a), detail::bits_as<__m128>(b)));
 #else
   return a < b ? a : b;
 #endif
@@ -94,6 +112,8 @@ RECURFORMER_INLINE Vec sqrt(Vec a) {
   return detail::bits_as<Vec>(_mm512_maskz_sqrt_ps(0xffff, detail::bits_as<__m512>(a)));
 #elif RECURFORMER_VECTOR_WIDTH == 8
   return detail::bits_as<Vec>(_mm256_sqrt_ps(detail::bits_as<__m256>(a)));
+#elif defined(__SSE2__)
+  return detail::bits_as<Vec>(_mm_sqrt_ps(detail::bits_as<__m128>(a)));
 #else
   for (int i = 0; i < width; ++i) a[i] = __builtin_sqrtf(a[i]);
   return a;

@@ -1,0 +1,5 @@
+#include "recurformer/core/instruction_set.hpp"
+
+/// Sum of `count` numbers; vector_sum.cpp is compiled for every instruction set.
+template <rf::InstructionSet>
+float vector_sum(const float* values, int count);
