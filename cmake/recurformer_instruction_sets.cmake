@@ -66,5 +66,6 @@ function(recurformer_add_instruction_sets target)
       COMMENT "Isolating ${library}"
       VERBATIM)
     target_sources(${target} PRIVATE "${object}")
+    add_dependencies(${target} ${library}) # for make, which knows no other target's objects
   endforeach()
 endfunction()
