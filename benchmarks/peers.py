@@ -1,22 +1,31 @@
 #!/usr/bin/env python3
-"""peers.py [--only TEXT] [--rounds N] [--threads N] [--out FILE.json]: our CPU kernels and models beside PyTorch's.
+"""peers.py [--only TEXT] [--rounds N] [--threads N] [--out FILE.json]: our CPU kernels and models beside others'.
 
-Runs each case N times in turn, ours (build/release/benchmarks/…, see benchmarks/run.sh) and PyTorch's, eager and
-through torch.compile, so that whatever else the machine does meets all of them; prints minimum and median times and
-the ratio of the medians (above 1: ours is faster). Needs PyTorch; training steps also need `transformers`.
+Runs each case N times in turn, ours (build/release/benchmarks/…, see benchmarks/run.sh) and the others', so that
+whatever else the machine does meets all of them; prints minimum and median times and the ratio of the medians (above 1:
+ours is faster). The others are PyTorch, eager and through torch.compile; OpenBLAS, as NumPy brings it; and llama.cpp.
+
+Needs `torch` and `numpy`; training steps also need `transformers`, decoding needs `llama-cpp-python` and `gguf` (cases
+whose packages are missing are named and left out).
 
 PyTorch gets what it is best at: weights in bf16 are multiplied by activations in bf16 (ours are in fp32), key and value
 heads are given repeated where its attention has no kernel for groups. The selective scan is compared with the loop
-over time that mamba-ssm has as its reference in pure PyTorch.
+over time that mamba-ssm has as its reference in pure PyTorch. llama.cpp decodes a model of the same sizes with weights
+and cache in bf16; its cache is filled by a prefill, ours with numbers.
 """
 
 import argparse
+import importlib.util
 import json
+import logging
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import weakref
+from functools import partial
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "build/release/benchmarks"
@@ -48,7 +57,11 @@ def linear(torch, rows, outputs, inputs, dtype):
     import torch.nn.functional as functional
 
     x, w = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
-    return functional.linear, (x, w)
+    calls = {"eager": lambda: functional.linear(x, w)}
+    if dtype == torch.float32:
+        a, b = x.numpy(), w.numpy()
+        calls["openblas"] = lambda: a @ b.T
+    return calls
 
 
 def attention(torch, tokens, groups, queries, sequences, d_head, backward=False):
@@ -110,11 +123,102 @@ def training_step(torch, d_model, layers):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return step
+    return {kind: partial(step, kind) for kind in forward}
 
 
-def cases(torch):
-    """(program, our benchmark's name, function that makes PyTorch's calls by name)."""
+# As benchmarks/model.cpp has them, by the number that names them there.
+MODELS = {
+    0: {"vocabulary": 151936, "layers": 24, "d_model": 896, "heads": 14, "groups": 2, "d_ff": 4864},  # Qwen2 0.5B
+    1: {"vocabulary": 128256, "layers": 16, "d_model": 2048, "heads": 32, "groups": 8, "d_ff": 8192},  # Llama 3.2 1B
+}
+
+
+def write_gguf(path, vocabulary, layers, d_model, heads, groups, d_ff):
+    """A Llama of these sizes with heads of 64 and random weights in bf16, in llama.cpp's format."""
+    import gguf
+    import numpy
+
+    random = numpy.random.default_rng(1)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_vocab_size(vocabulary)
+    writer.add_tokenizer_model("none")
+    writer.add_context_length(1 << 17)
+    writer.add_embedding_length(d_model)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(d_ff)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(groups)
+    writer.add_rope_dimension_count(64)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+
+    def matrix(name, rows, columns):
+        bits = (random.standard_normal((rows, columns), dtype=numpy.float32) * 0.02).view(numpy.uint32)
+        bf16 = (bits >> 16).astype(numpy.uint16).view(numpy.uint8)
+        writer.add_tensor(f"{name}.weight", bf16, raw_dtype=gguf.GGMLQuantizationType.BF16)
+
+    def gain(name):
+        writer.add_tensor(f"{name}.weight", numpy.ones(d_model, dtype=numpy.float32))
+
+    matrix("token_embd", vocabulary, d_model)
+    gain("output_norm")
+    for layer in range(layers):
+        block = f"blk.{layer}."
+        gain(block + "attn_norm")
+        matrix(block + "attn_q", heads * 64, d_model)
+        matrix(block + "attn_k", groups * 64, d_model)
+        matrix(block + "attn_v", groups * 64, d_model)
+        matrix(block + "attn_output", d_model, heads * 64)
+        gain(block + "ffn_norm")
+        matrix(block + "ffn_gate", d_ff, d_model)
+        matrix(block + "ffn_up", d_ff, d_model)
+        matrix(block + "ffn_down", d_model, d_ff)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def llama_cpp_decode(model, context, threads):
+    """A call that decodes one token behind `context` others, logits included."""
+    from llama_cpp import llama_cpp as llama
+
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
+    llama.llama_backend_init()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.gguf")
+        write_gguf(path, **MODELS[model])
+        parameters = llama.llama_model_default_params()
+        parameters.use_mmap = False
+        weights = llama.llama_model_load_from_file(path.encode(), parameters)
+    if not weights:
+        sys.exit("peers: llama.cpp refuses the model that peers.py wrote for it")
+    options = llama.llama_context_default_params()
+    options.n_ctx = context + 64
+    options.n_threads = options.n_threads_batch = threads
+    options.type_k = options.type_v = llama.GGML_TYPE_BF16
+    run = llama.llama_init_from_model(weights, options)
+    if not run:
+        sys.exit("peers: llama.cpp has no context of that size")
+
+    def feed(tokens):
+        batch = llama.llama_batch_get_one((llama.llama_token * len(tokens))(*tokens), len(tokens))
+        if llama.llama_decode(run, batch) != 0:
+            sys.exit("peers: llama_decode failed")
+
+    for first in range(0, context, 512):
+        feed([1000 + i for i in range(first, min(first + 512, context))])
+
+    def decode():
+        feed([1000])
+        llama.llama_memory_seq_rm(llama.llama_get_memory(run), 0, context, -1)
+
+    weakref.finalize(decode, lambda: (llama.llama_free(run), llama.llama_model_free(weights)))
+    return {"llama.cpp": decode}
+
+
+def cases(torch, threads):
+    """(program, our benchmark's name, packages it needs, function that makes the others' calls by name)."""
 
     def plain(make, *arguments, compiled=True, **options):
         def calls():
@@ -128,28 +232,28 @@ def cases(torch):
         return calls
 
     for rows, outputs, inputs in ((128, 896, 896), (512, 4864, 896), (512, 896, 4864), (2048, 896, 896)):
-        yield ("gemm", f"linear_forward/rows:{rows}/out:{outputs}/in:{inputs}/real_time",
-               plain(linear, rows, outputs, inputs, torch.float32, compiled=False))
+        yield ("gemm", f"linear_forward/rows:{rows}/out:{outputs}/in:{inputs}/real_time", (),
+               partial(linear, torch, rows, outputs, inputs, torch.float32))
     for rows in (1, 8, 32, 128, 512):
         for name, dtype in (("float", torch.float32), ("rf::bf16", torch.bfloat16)):
-            yield ("gemm", f"packed<{name}>/rows:{rows}/out:4864/in:896/real_time",
-                   plain(linear, rows, 4864, 896, dtype, compiled=False))
+            yield ("gemm", f"packed<{name}>/rows:{rows}/out:4864/in:896/real_time", (),
+                   partial(linear, torch, rows, 4864, 896, dtype))
     for d_head, tokens, groups, queries in ((64, 1024, 14, 1), (64, 4096, 4, 1), (128, 1024, 8, 4), (128, 4096, 2, 1)):
         yield ("attention", f"forward<{d_head}>/tokens:{tokens}/groups:{groups}/queries:{queries}/sequences:1/"
-               "past_or_window:0/real_time", plain(attention, tokens, groups, queries, 1, d_head))
+               "past_or_window:0/real_time", (), plain(attention, tokens, groups, queries, 1, d_head))
     for d_head, tokens, groups, queries, sequences in ((64, 512, 4, 2, 4), (64, 4096, 2, 1, 1), (128, 2048, 2, 1, 1)):
         yield ("attention", f"backward<{d_head}>/tokens:{tokens}/groups:{groups}/queries:{queries}/"
-               f"sequences:{sequences}/past_or_window:0/real_time",
+               f"sequences:{sequences}/past_or_window:0/real_time", (),
                plain(attention, tokens, groups, queries, sequences, d_head, compiled=False, backward=True))
     for channels, tokens in ((64, 1024), (512, 4096), (2048, 1024)):
-        yield ("selective_scan", f"scan_forward/{channels}/{tokens}/real_time",
+        yield ("selective_scan", f"scan_forward/{channels}/{tokens}/real_time", (),
                plain(selective_scan, channels, tokens, compiled=False))
     for d_model, layers in ((384, 6), (768, 12)):
-        def steps(d_model=d_model, layers=layers):
-            step = training_step(torch, d_model, layers)
-            return {kind: lambda kind=kind: step(kind) for kind in ("eager", "compiled")}
-
-        yield ("model", f"training_step/d_model:{d_model}/layers:{layers}/replaced:0/real_time", steps)
+        yield ("model", f"training_step/d_model:{d_model}/layers:{layers}/replaced:0/real_time", ("transformers",),
+               partial(training_step, torch, d_model, layers))
+    for model, context in ((0, 1 << 10), (0, 1 << 13), (1, 1 << 10), (1, 1 << 13)):
+        yield ("model", f"decode/size:{model}/context:{context}/sequences:1/replaced:0/real_time", ("llama_cpp", "gguf"),
+               partial(llama_cpp_decode, model, context, threads))
 
 
 def measure(program, name, calls, rounds, threads):
@@ -180,6 +284,8 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", help="file for the numbers, as JSON")
     arguments = parser.parse_args()
+    # Before NumPy is loaded: its OpenBLAS takes every processor otherwise.
+    os.environ["OPENBLAS_NUM_THREADS"] = str(arguments.threads)
     try:
         import torch
     except ImportError:
@@ -187,9 +293,14 @@ def main():
     torch.set_num_threads(arguments.threads)
     print(f"PyTorch {torch.__version__}, {arguments.threads} threads; minimum / median of {arguments.rounds} rounds")
     results = []
-    for program, name, calls in cases(torch):
-        if arguments.only in name:
-            results.append(measure(program, name, calls(), arguments.rounds, arguments.threads))
+    for program, name, packages, calls in cases(torch, arguments.threads):
+        if arguments.only not in name:
+            continue
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f"{name}: left out, as {' and '.join(missing)} is not installed")
+            continue
+        results.append(measure(program, name, calls(), arguments.rounds, arguments.threads))
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -73,8 +73,7 @@ struct Weights {
 
 }  // namespace user
 
-// --- The plain version: its definition, one KV group of one sequence, in double
-// -----------------------------
+// --- The plain version: its definition, one KV group of one sequence, in double ---------------------------
 
 template <>
 struct rf::reference::MixerReference<user::GaussianWindow> {
@@ -101,8 +100,7 @@ struct rf::reference::MixerReference<user::GaussianWindow> {
   }
 };
 
-// --- The kernel: all groups of a run at once, from the cached past
-// -------------------------------------------
+// --- The kernel: all groups of a run at once, from the cached past ----------------------------------------
 
 template <>
 struct rf::cpu::MixerKernel<user::GaussianWindow> {
@@ -172,8 +170,7 @@ struct rf::cpu::MixerKernel<user::GaussianWindow> {
   }
 };
 
-// --- Used like any other
-// -------------------------------------------------------------------------------------
+// --- Used like any other ----------------------------------------------------------------------------------
 
 struct MyLayer {
   static constexpr rf::LayerShape shape{

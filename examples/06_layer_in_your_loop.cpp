@@ -32,8 +32,7 @@ struct MyLayer {
   using Runs = rf::Runs<rf::Run<2, rf::Attention<>, rf::Fp32>, rf::Run<2, rf::Mamba<>, rf::Fp32>>;
 };
 
-// --- The engine: it knows nothing of the library
-// -------------------------------------------------------------
+// --- The engine: it knows nothing of the library ----------------------------------------------------------
 
 constexpr int chunks = 12, chunk_rows = 10, row_stride = 80, layers = 2;
 
@@ -75,8 +74,7 @@ void run_pipelined(float* x, std::array<EngineLayer*, layers> all) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// --- The adapter
-// ---------------------------------------------------------------------------------------------
+// --- The adapter ------------------------------------------------------------------------------------------
 
 class RecurFormerLayer final : public EngineLayer {
  public:

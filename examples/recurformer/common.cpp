@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 
 #include "recurformer/checkpoint/atomic_file.hpp"
@@ -26,7 +27,11 @@ void use_cpu(const CommonOptions& options, const std::string& why) {
                why.empty() ? "" : (", since " + why).c_str());
 }
 
-void write_results(const CommonOptions& options, const nlohmann::json& results) {
+void write_results(const CommonOptions& options, nlohmann::json results) {
+  if (const auto peak = peak_memory()) {
+    std::fprintf(stderr, "peak memory: %s MiB\n", fixed(static_cast<double>(*peak) / (1 << 20), 1).c_str());
+    results["peak_memory_bytes"] = *peak;
+  }
   if (!options.json.empty()) rf::write_file_atomically(options.json, results.dump(1) + "\n");
 }
 
@@ -79,25 +84,26 @@ std::string fixed(double value, int decimals) {
 
 namespace {
 
-/// Bytes that could be allocated without swapping, as Linux estimates them.
-std::optional<std::int64_t> available_memory() {
-  std::ifstream info("/proc/meminfo");
-  for (std::string line; std::getline(info, line);) {
-    long long kibibytes = 0;
-    if (std::sscanf(line.c_str(), "MemAvailable: %lld kB", &kibibytes) == 1) return kibibytes * 1024;
-  }
+/// A size that a file of the kernel's gives in KiB behind this name, in bytes.
+std::optional<std::int64_t> size_in(const char* file, const std::string& name) {
+  std::ifstream info(file);
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with(name)) return std::strtoll(line.c_str() + name.size(), nullptr, 10) * 1024;
   return std::nullopt;
 }
 
 }  // namespace
 
 std::string check_memory(const std::string& needs, std::int64_t bytes) {
-  const auto available = available_memory();
+  // What could be allocated without swapping, as Linux estimates it.
+  const auto available = size_in("/proc/meminfo", "MemAvailable:");
   if (!available) return bytes_text(bytes);
   rf::check(bytes <= *available, needs, " needs ", bytes_text(bytes), " of memory; the machine has ",
             bytes_text(*available), " available");
   return bytes_text(bytes) + " of " + bytes_text(*available);
 }
+
+std::optional<std::int64_t> peak_memory() { return size_in("/proc/self/status", "VmHWM:"); }
 
 std::string processor_name() {
   std::ifstream info("/proc/cpuinfo");

@@ -30,8 +30,9 @@ void add_common_options(CLI::App& command, CommonOptions& options);
 /// program was built without CUDA"). Commands do so once all their inputs are there: a wrong one is one line.
 void use_cpu(const CommonOptions& options, const std::string& why = {});
 
-/// Writes `results` where --json says, if it was given.
-void write_results(const CommonOptions& options, const nlohmann::json& results);
+/// Ends a command: says on stderr what memory it took at most, and writes `results` and that where --json
+/// says, if it was given.
+void write_results(const CommonOptions& options, nlohmann::json results);
 
 /// The C++ standard library headers of the compiler that built this program: real text on every machine that
 /// can build it.
@@ -87,6 +88,10 @@ std::string fixed(double value, int decimals);
 /// Throws rf::Error, saying what `needs` it, if the machine has less than this many bytes of memory to give.
 /// "1.50 GiB of 20.1 GiB" otherwise; where the system does not tell what is available, only the need.
 std::string check_memory(const std::string& needs, std::int64_t bytes);
+
+/// The most memory, in bytes, that this process has had at any moment, pages of mapped files included;
+/// nothing where the system does not tell.
+std::optional<std::int64_t> peak_memory();
 
 /// The processor's name, as the system gives it.
 std::string processor_name();

@@ -17,6 +17,7 @@ namespace {
 struct TrainCommandOptions : CommonOptions {
   std::string from, original, out;
   DataOptions data;
+  bool recompute = false;
   rf::ModelShape shape{
       .vocabulary = 256,
       .layers = 4,
@@ -45,7 +46,7 @@ std::string fingerprint_of(const rf::TokenText& text) {
 }
 
 /// Everything the run's weights depend on. Files count by their content: other text or another conversion at
-/// the same path is another run. Threads are not part of it: results do not depend on them.
+/// the same path is another run. Threads and --recompute are not part of it: results do not depend on them.
 std::string describe(const TrainCommandOptions& o, const rf::TokenText& text, Model& start, Model* original) {
   return rf::text(
       "steps=", o.steps, " stage1_steps=", o.stage1_steps, " rows=", o.data.rows, " length=", o.data.length,
@@ -84,6 +85,10 @@ rf::ModelConfig start_config(const TrainCommandOptions& options) {
   return config;
 }
 
+rf::Activations activations_of(const TrainCommandOptions& options) {
+  return options.recompute ? rf::Activations::recomputed : rf::Activations::kept;
+}
+
 /// States what the run takes in memory, or throws if the machine has less.
 std::string check_training_memory(const TrainCommandOptions& options, const rf::ModelConfig& config) {
   rf::validate(config.shape);
@@ -91,7 +96,7 @@ std::string check_training_memory(const TrainCommandOptions& options, const rf::
   if (!options.original.empty()) teacher = program_plan(rf::read_model_config(options.original));
   const rf::TrainingMemory memory =
       rf::training_memory<Model>(config.shape, program_plan(config), options.data.rows, options.data.length,
-                                 teacher ? &*teacher : nullptr);
+                                 teacher ? &*teacher : nullptr, activations_of(options));
   std::string out = "memory: " + check_memory("training", memory.total()) + ": weights " +
                     bytes_text(memory.weights) + ", gradients " + bytes_text(memory.gradients) +
                     ", optimizer " + bytes_text(memory.optimizer) + ", activations " +
@@ -128,6 +133,7 @@ void train_command(const TrainCommandOptions& options) {
                                        .warmup = options.warmup,
                                        .divergence_weight = original ? options.divergence_weight : 0.0,
                                        .accumulate = options.accumulate,
+                                       .activations = activations_of(options),
                                        .adamw = {.weight_decay = options.weight_decay, .clip = options.clip}};
   std::vector<Stage> stages;
   if (original && options.stage1_steps > 0 && has_own_parameters(model)) {
@@ -217,6 +223,9 @@ void add_train(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--weight-decay", options->weight_decay, "Of matrices")->capture_default_str();
   command->add_option("--clip", options->clip, "Largest gradient norm; 0: off")->capture_default_str();
+  command->add_flag("--recompute", options->recompute,
+                    "Compute activations again for backward instead of keeping them: less memory, more time, "
+                    "the same result");
   command->add_option("--save-every", options->save_every, "Steps between saves of the training state")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

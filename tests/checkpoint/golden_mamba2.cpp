@@ -27,17 +27,6 @@ using Usual = rf::Model<Spec<P, rf::SsdShape{}>>;
 /// Those of the checkpoint with several groups.
 using Groups = rf::Model<Spec<rf::Fp32, rf::SsdShape{.d_state = 48, .d_conv = 3}>>;
 
-template <class M>
-void check_logits(const std::string& name) {
-  CAPTURE(name);
-  const golden::Expected expected(name);
-  const auto logits = expected.values("logits");
-  auto model = golden::load<M>(name);
-  const double tolerance = 1e-4 * golden::largest(logits);
-  CHECK(golden::largest_difference(golden::cached_logits(model, expected.tokens), logits) <= tolerance);
-  CHECK(golden::largest_difference(golden::uncached_logits(model, expected.tokens), logits) <= tolerance);
-}
-
 /// What is saved is what was read, tensor by tensor, and reads as the same model.
 template <class M>
 void check_saved(const std::string& name) {
@@ -63,17 +52,12 @@ void check_saved(const std::string& name) {
 }  // namespace
 
 TEST_CASE("golden Mamba-2: fp32 logits") {
-  check_logits<Usual<rf::Fp32>>("mamba2");
-  check_logits<Groups>("mamba2_groups");
+  golden::check_logits<Usual<rf::Fp32>>("mamba2");
+  golden::check_logits<Groups>("mamba2_groups");
 }
 
 TEST_CASE("golden Mamba-2: bf16 is at most twice as far from fp32 as PyTorch's") {
-  const golden::Expected expected("mamba2");
-  const auto logits = expected.values("logits");
-  auto model = golden::load<Usual<rf::Bf16>>("mamba2");
-  const double theirs = golden::norm_of_difference(expected.values("logits_bf16"), logits);
-  CHECK(theirs > 0);
-  CHECK(golden::norm_of_difference(golden::cached_logits(model, expected.tokens), logits) <= 2 * theirs);
+  golden::check_bf16_logits<Usual<rf::Bf16>>("mamba2");
 }
 
 TEST_CASE("golden Mamba-2: loss and all gradients") { golden::check_gradients<Groups>("mamba2_groups"); }

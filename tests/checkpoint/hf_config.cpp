@@ -3,7 +3,10 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "../support/error_message.hpp"
 #include "../support/temporary_folder.hpp"
@@ -325,9 +328,10 @@ TEST_CASE("config: Qwen's windows in some layers, and Qwen3's norms of queries a
 }
 
 TEST_CASE("config: what these kernels would compute differently is refused") {
-  CHECK(changed_error("\"llama\"", "\"gemma\"") ==
-        "model_type: found \"gemma\"; supported: \"llama\", \"mamba\", \"mamba2\", \"mistral\", \"qwen2\", "
-        "\"qwen3\"");
+  CHECK(
+      changed_error("\"llama\"", "\"gemma\"") ==
+      "model_type: found \"gemma\"; supported: \"falcon_h1\", \"llama\", \"mamba\", \"mamba2\", \"mistral\", "
+      "\"qwen2\", \"qwen3\"");
   CHECK(changed_error("\"LlamaForCausalLM\"", "\"LlamaModel\"") ==
         "architectures[0]: found \"LlamaModel\"; supported: \"LlamaForCausalLM\"");
   CHECK(changed_error("\"silu\"", "\"gelu\"") == "hidden_act: found \"gelu\"; supported: \"silu\"");
@@ -366,8 +370,7 @@ TEST_CASE("config: sizes that do not fit together are refused") {
                                    "\"num_attention_heads\": 6", "\"num_attention_heads\": 16384");
   CHECK(error(changed(changed(wide, "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 16384"),
                       "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 4096")) ==
-        "num_hidden_layers: found 4096 layers of 16384 key/value heads; supported: at most 65536 key/value "
-        "heads in all");
+        "num_hidden_layers: found 4096 layers of 16384 KV groups; supported: at most 65536 KV groups in all");
 }
 
 TEST_CASE("config: a wrong section of ours is refused") {
@@ -521,4 +524,127 @@ TEST_CASE("config: a norm across heads is Mamba-2's alone") {
       [&] { rf::write_model_config(config, folder.path().string()); });
   CHECK(contains(message, "a norm across heads"));
   CHECK(std::filesystem::is_empty(folder.path()));
+}
+
+namespace {
+
+// Falcon-H1-0.5B, as `transformers` writes it, with fewer layers and a smaller vocabulary.
+const std::string falcon = R"({"architectures": ["FalconH1ForCausalLM"], "model_type": "falcon_h1",
+    "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 3, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 100, "hidden_act": "silu", "mlp_bias": false,
+    "attention_bias": false, "attention_in_multiplier": 1.0, "attention_out_multiplier": 0.9375,
+    "embedding_multiplier": 5.656854249492381, "key_multiplier": 0.39062499999999994,
+    "lm_head_multiplier": 0.0390625, "mlp_multipliers": [0.8838834764831844, 0.5859375],
+    "ssm_in_multiplier": 1.25, "ssm_multipliers": [0.35355339059327, 0.25, 0.35355339059327, 0.5, 0.3535],
+    "ssm_out_multiplier": 0.23570226039551587, "mamba_conv_bias": true, "mamba_d_conv": 4, "mamba_d_head": 64,
+    "mamba_d_ssm": 1536, "mamba_d_state": 128, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_n_heads": 24,
+    "mamba_norm_before_gate": false, "mamba_proj_bias": false, "mamba_rms_norm": false,
+    "projectors_bias": false, "max_position_embeddings": 16384, "rms_norm_eps": 1e-05, "rope_scaling": null,
+    "rope_theta": 100000000000.0, "tie_word_embeddings": false, "torch_dtype": "bfloat16"})";
+
+/// `attention` groups of attention, then `mamba` of standard Mamba-2, in each of 3 layers.
+rf::Plan falcon_plan(std::size_t attention, std::size_t mamba) {
+  std::vector<int> groups(attention, 0);
+  groups.resize(attention + mamba, 1);
+  return {.kinds = {{"attention", "bf16", {}}, {"mamba2_standard", "bf16", {}}},
+          .kind_of_group = {3, groups}};
+}
+
+}  // namespace
+
+TEST_CASE("config: Falcon-H1's heads of Mamba-2 are KV groups beside those of attention") {
+  ModelConfig config = read(falcon);
+  CHECK(config.shape == rf::ModelShape{.vocabulary = 100,
+                                       .layers = 3,
+                                       .layer = {.d_model = 1024,
+                                                 .d_head = 64,
+                                                 .kv_groups = 8,
+                                                 .queries_per_group = 4,
+                                                 .d_ff = 2048,
+                                                 .norm_epsilon = 1e-5,
+                                                 .rope_base = 1e11}});
+  CHECK(config.plan == falcon_plan(2, 6));
+  CHECK(config.max_positions == 16384);
+
+  // It is written with a B and a C for each of ours, and without the numbers that are in the weights then.
+  std::string text;
+  check_equal(rewritten(config, &text), config);
+  const nlohmann::json written = nlohmann::json::parse(text);
+  CHECK(written.at("model_type") == "falcon_h1");
+  CHECK(written.at("num_attention_heads") == 8);
+  CHECK(written.at("num_key_value_heads") == 2);
+  CHECK(written.at("mamba_n_heads") == 24);
+  CHECK(written.at("mamba_n_groups") == 6);
+  CHECK(written.at("mamba_d_ssm") == 1536);
+  CHECK(written.at("mamba_d_state") == 128);
+  CHECK(!written.contains("embedding_multiplier"));
+  CHECK(!written.contains("ssm_multipliers"));
+  CHECK(!written.contains("recurformer"));
+
+  // A program's kinds may be in any order; a layer of another form makes the model one of ours.
+  std::swap(config.plan.kinds[0], config.plan.kinds[1]);
+  for (auto& groups : config.plan.kind_of_group)
+    for (int& kind : groups) kind = 1 - kind;
+  check_equal(rewritten(config, &text), config);
+  CHECK(nlohmann::json::parse(text).at("model_type") == "falcon_h1");
+  config.plan.kind_of_group[2][0] = 0;
+  check_equal(rewritten(config, &text), config);
+  CHECK(nlohmann::json::parse(text).at("model_type") == "llama");
+  std::swap(config.plan.kind_of_group[2][0], config.plan.kind_of_group[2][7]);
+  config.plan.kind_of_group[0] = config.plan.kind_of_group[1] = config.plan.kind_of_group[2];
+  check_equal(rewritten(config, &text), config);
+  CHECK(nlohmann::json::parse(text).at("model_type") == "llama");
+}
+
+TEST_CASE("config: what is missing in Falcon-H1's is what transformers takes") {
+  const ModelConfig config = read(R"({"model_type": "falcon_h1", "hidden_size": 256, "intermediate_size": 64,
+    "num_hidden_layers": 3, "num_attention_heads": 16, "vocab_size": 50, "mamba_d_head": "auto",
+    "mamba_n_heads": 64, "dtype": "bfloat16"})");
+  CHECK(config.plan == falcon_plan(8, 32));
+  CHECK(config.shape.layer.norm_epsilon == 1e-5);
+  CHECK(config.shape.layer.rope_base == 1e5);
+  CHECK(config.max_positions == 8192);
+  CHECK_FALSE(config.shape.tied_embeddings);
+  const ModelConfig expanded = read(changed(changed(falcon, "\"mamba_d_ssm\": 1536", "\"mamba_d_ssm\": null"),
+                                            "\"mamba_n_heads\": 24", "\"mamba_n_heads\": 32"));
+  CHECK(expanded.plan == falcon_plan(2, 8));
+}
+
+TEST_CASE("config: what of Falcon-H1 cannot be a layer of KV groups is refused") {
+  const auto falcon_error = [](const std::string& from, const std::string& to) {
+    return error(changed(falcon, from, to));
+  };
+  CHECK(falcon_error("\"mamba_rms_norm\": false", "\"mamba_rms_norm\": true") ==
+        "mamba_rms_norm: found true; supported: false");
+  CHECK(falcon_error("\"mamba_conv_bias\": true", "\"mamba_conv_bias\": false") ==
+        "mamba_conv_bias: found false; supported: true");
+  CHECK(falcon_error("\"mamba_proj_bias\": false", "\"mamba_proj_bias\": true") ==
+        "mamba_proj_bias: found true; supported: false");
+  CHECK(falcon_error("\"projectors_bias\": false", "\"projectors_bias\": true") ==
+        "projectors_bias: found true; supported: false");
+  CHECK(falcon_error("\"attention_bias\": false", "\"attention_bias\": true") ==
+        "attention_bias: found true; supported: false");
+  CHECK(falcon_error("silu", "gelu") == "hidden_act: found \"gelu\"; supported: \"silu\"");
+  // Widths as in Falcon-H1-1.5B, and numbers of heads that do not divide, as in 3B and 34B.
+  CHECK(falcon_error("\"mamba_d_head\": 64", "\"mamba_d_head\": 32") ==
+        "mamba_d_head: found 32; supported: the width of the attention heads, 64");
+  CHECK(falcon_error("\"mamba_d_ssm\": 1536", "\"mamba_d_ssm\": 768") ==
+        "mamba_d_ssm: found 768; supported: 1536, that is mamba_n_heads as wide as the attention heads");
+  const std::string more = changed(changed(falcon, "\"mamba_n_heads\": 24", "\"mamba_n_heads\": 32"),
+                                   "\"mamba_d_ssm\": 1536", "\"mamba_d_ssm\": 2048");
+  CHECK(error(changed(more, "\"mamba_n_groups\": 1", "\"mamba_n_groups\": 16")) ==
+        "mamba_n_heads: found 32 in 16 groups; supported: in each a multiple of 4, the attention heads that "
+        "share a key/value head");
+  CHECK(falcon_error("\"mamba_n_groups\": 1", "\"mamba_n_groups\": 5") ==
+        "mamba_n_heads: found 24 in 5 groups; supported: in each a multiple of 4, the attention heads that "
+        "share a key/value head");
+  CHECK(falcon_error("0.0390625", "0") ==
+        "lm_head_multiplier: expected a number from 1e-06 to 1e+06, found 0");
+  CHECK(falcon_error("[0.8838834764831844, 0.5859375]", "[1, 2, 3]") ==
+        "mlp_multipliers: found [1,2,3]; supported: 2 numbers");
+  CHECK(falcon_error("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4096") == "no error");
+  CHECK(error(changed(changed(changed(falcon, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4096"),
+                              "\"mamba_n_heads\": 24", "\"mamba_n_heads\": 16384"),
+                      "\"mamba_d_ssm\": 1536", "\"mamba_d_ssm\": 1048576")) ==
+        "num_hidden_layers: found 4096 layers of 4098 KV groups; supported: at most 65536 KV groups in all");
 }

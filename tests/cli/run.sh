@@ -14,6 +14,15 @@ fail() {
 }
 run() {
   "$program" "$@" >out.txt 2>err.txt || { cat out.txt err.txt; fail "recurformer $*"; }
+  [[ " $* " = *" --help "* ]] || grep -qE '^peak memory: [0-9]+\.[0-9] MiB$' err.txt ||
+    { cat err.txt; fail "recurformer $* does not say what memory it took"; }
+}
+# peak_of <results>: sets `peak`, the bytes that the last run took, which stderr and these results of it say.
+peak_of() {
+  local text
+  peak=$(sed -n 's/^ *"peak_memory_bytes": \([0-9]*\),\{0,1\}$/\1/p' "$1")
+  text=$(sed -n 's/^peak memory: \([0-9]*\)\..*/\1/p' err.txt)
+  [ -n "$peak" ] && ((text - 1 <= peak >> 20 && peak >> 20 <= text)) || { cat err.txt; fail "$1 has another peak: $peak"; }
 }
 # compile_header <header>: it is C++ with a model spec.
 compile_header() {
@@ -87,6 +96,8 @@ for replacement in mamba mamba2 streaming; do
   run train --from converted --original original "${data[@]}" --steps 6 --stage1-steps 3 --out hybrid_$replacement
   run eval hybrid_$replacement "${data[@]}" --text-rows 8 --task-rows 4 --json eval.json
   grep -q bits_per_byte eval.json || fail "eval.json has no bits_per_byte"
+  peak_of eval.json
+  ((peak > 1 << 20 && peak < 4 << 30)) || fail "eval took $peak bytes"
   run generate hybrid_$replacement --prompt "line 1" --tokens 20 --save-cache cache.safetensors
   run generate hybrid_$replacement --prompt " " --tokens 5 --load-cache cache.safetensors
   run inspect hybrid_$replacement --json inspect.json
@@ -114,15 +125,19 @@ fi
 
 # The same text as lines of JSON and as tokens: the same tokens.
 measure=(eval original --rows 4 --length 96 --copy-lag 24 --text-rows 8 --task-rows 2 --json eval.json)
+# same_results <message>: eval measured what it did before, in whatever memory.
+same_results() {
+  cmp <(grep -v peak_memory_bytes eval.json) <(grep -v peak_memory_bytes expected.json) || fail "$1"
+}
 run "${measure[@]}" --text text.txt
 cp eval.json expected.json
 grep -q '"bits_per_byte"' expected.json && grep -q '"perplexity"' expected.json || fail "eval.json lacks a loss"
 sed 's/.*/{"body": "&\\n"}/' text.txt >text.jsonl
 byte_tokens text.txt >tokens.npy
 run "${measure[@]}" --text text.jsonl --text-field body
-cmp eval.json expected.json || fail "lines of JSON are other text"
+same_results "lines of JSON are other text"
 run "${measure[@]}" --text tokens.npy
-cmp eval.json expected.json || fail "a file of tokens is other text"
+same_results "a file of tokens is other text"
 refuse "the field 'text' is missing" "${measure[@]}" --text text.jsonl
 
 # A model with a tokenizer, whose tokens here are bytes, too; one without can use files of tokens only.
@@ -157,6 +172,16 @@ for model in with_tokenizer_converted with_tokenizer_hybrid; do
   grep -q '"eos_token_id": 10' $model/config.json || fail "$model/config.json lacks its end token"
 done
 refuse "training needs" train --text text.txt --rows 10000 --length 100000 --steps 1 --out x
+
+# Activations computed again: the same weights in less memory.
+deep=(train --text text.txt --rows 64 --length 96 --copy-lag 24 --steps 1 --layers 8 --d-model 64 --d-head 16 --kv-groups 2 --d-ff 192)
+run "${deep[@]}" --out kept --json train.json
+peak_of train.json
+kept=$peak
+run "${deep[@]}" --recompute --out recomputed --json train.json
+peak_of train.json
+((peak + (64 << 20) < kept)) || fail "train --recompute took $peak bytes, without it $kept"
+cmp kept/model.safetensors recomputed/model.safetensors || fail "train --recompute ended with other weights"
 
 for score in sink-free random reverse; do run plan original --analysis analysis.json --score $score --out plan.json; done
 run plan original --analysis analysis.json --score swap --replacement streaming --out plan.json

@@ -43,6 +43,13 @@ def heads(query, groups, width):
     return dict(num_attention_heads=query, num_key_value_heads=groups, head_dim=width)
 
 
+# Numbers that Falcon-H1 multiplies with, none of them 1 or another's.
+MULTIPLIERS = dict(embedding_multiplier=2.5, lm_head_multiplier=0.4, attention_in_multiplier=1.3,
+                   key_multiplier=0.6, attention_out_multiplier=0.8, ssm_in_multiplier=1.25,
+                   ssm_multipliers=[0.7, 0.9, 1.2, 0.5, 1.4], ssm_out_multiplier=0.35,
+                   mlp_multipliers=[0.95, 0.65])
+
+
 # name: (config class, its arguments, options)
 CASES = {
     "llama": (transformers.LlamaConfig,
@@ -77,6 +84,14 @@ CASES = {
                            state_size=48, conv_kernel=3, chunk_size=16, time_step_limit=(0.3, 1.1),
                            layer_norm_epsilon=1e-3),
                       dict(cache=False, gradients=True)),
+    "falcon_h1": (transformers.FalconH1Config,
+                  dict(**heads(4, 2, 16), **MULTIPLIERS, mamba_d_ssm=96, mamba_n_heads=6, mamba_d_head=16,
+                       mamba_n_groups=1, mamba_d_state=16, mamba_chunk_size=16), dict(cache=False)),
+    "falcon_h1_tied": (transformers.FalconH1Config,
+                       dict(**heads(2, 1, 16), **MULTIPLIERS, num_hidden_layers=1, intermediate_size=24,
+                            mamba_d_ssm=128, mamba_n_heads=8, mamba_n_groups=2, mamba_d_state=16,
+                            mamba_chunk_size=16, tie_word_embeddings=True, pad_token_id=None),
+                       dict(cache=False, gradients=True)),
 }
 
 
@@ -126,7 +141,7 @@ def logits_of(model, tokens):
 
 def decode(model, prompt, cached):
     """Greedy, one token at a time through the cache: what prefill and decode must agree with."""
-    if not cached:  # Mamba's and Mamba-2's are not this one
+    if not cached:  # Mamba's, Mamba-2's and Falcon-H1's are not this one
         for _ in range(DECODED):
             prompt = torch.cat([prompt, logits_of(model, prompt)[-1].argmax()[None]])
         return prompt, logits_of(model, prompt)

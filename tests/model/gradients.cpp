@@ -16,6 +16,7 @@
 #include "recurformer/reference/mamba.hpp"
 #include "recurformer/reference/mamba2.hpp"
 #include "recurformer/reference/standard_mamba2.hpp"
+#include "support/mixer_memory.hpp"
 #include "support/small_model.hpp"
 
 namespace {
@@ -78,6 +79,48 @@ void check_gradients(M model) {
     REQUIRE(parameters[p].size == gradient_refs[p].size);
     check_gradient(parameters[p], static_cast<const float*>(gradient_refs[p].data), random, reference_loss);
   }
+}
+
+/// The gradients of every parameter for two batches of sequences of different lengths.
+template <class M>
+std::vector<float> varlen_gradients(M& model, rf::Activations activations) {
+  rf::ModelTape tape;
+  tape.activations = activations;
+  rf::NextTokenLoss loss;
+  auto gradients = model.make_gradients();
+  const std::vector<std::vector<std::int64_t>> batches = {{40, 3},
+                                                          {7, 1, 0, 12}};  // less than was kept before
+  for (const auto& lengths : batches) {
+    std::vector<rf::SequenceRows> sequences;
+    std::int64_t rows = 0;
+    for (const std::int64_t length : lengths) {
+      sequences.push_back({.first_row = rows, .rows = length});
+      rows += length;
+    }
+    model.forward(small::tokens(rows), sequences, tape);
+    std::vector<float> d_hidden(static_cast<std::size_t>(rows * model.shape().layer.d_model));
+    loss.backward(model, tape.hidden.data(), small::tokens(rows, 8), {}, static_cast<const M*>(nullptr),
+                  nullptr, d_hidden.data(), gradients);
+    model.backward(tape, d_hidden.data(), gradients);
+  }
+  std::vector<float> out;
+  for (const rf::ParameterRef& gradient : rf::parameter_refs(gradients)) {
+    const auto* values = static_cast<const float*>(gradient.data);
+    out.insert(out.end(), values, values + gradient.size);
+  }
+  return out;
+}
+
+/// Computing activations again changes no bit of a gradient.
+template <class M>
+void check_recomputation(M model) {
+  const std::vector<float> expected = varlen_gradients(model, rf::Activations::kept);
+  CHECK(std::all_of(expected.begin(), expected.end(), [](float value) { return std::isfinite(value); }));
+  for (const int threads : {1, 3}) {
+    rf::set_threads(threads);
+    CHECK(rf::test::same_bits(varlen_gradients(model, rf::Activations::recomputed), expected));
+  }
+  rf::set_threads(2);
 }
 
 /// Heads whose projections have biases.
@@ -193,6 +236,24 @@ TEST_CASE("standard Mamba-2 without an MLP has the gradients that finite differe
   rf::Model<Mamba2Spec> model(shape, rf::uniform_plan({"mamba2_standard", "fp32", {}}, 2, 4));
   small::randomise(model);
   check_gradients(std::move(model));
+}
+
+TEST_CASE("activations computed again give the same bits of every gradient") {
+  rf::Plan plan = small::hybrid_plan();
+  check_recomputation(small::model(plan));
+  plan.kind_of_group = {{0, 2, 2, 3}, {3, 3, 0, 1}};  // layers that need different memory
+  rf::ModelShape shape = small::shape();
+  shape.layer.qk_norm = shape.layer.heads_norm = true;
+  small::Model with_norms(shape, plan);
+  small::randomise(with_norms);
+  check_recomputation(std::move(with_norms));
+
+  shape = small::shape();
+  shape.layer.d_ff = 0;
+  shape.layers = 3;
+  rf::Model<Mamba2Spec> without_mlp(shape, rf::uniform_plan({"mamba2_standard", "fp32", {}}, 3, 4));
+  small::randomise(without_mlp);
+  check_recomputation(std::move(without_mlp));
 }
 
 TEST_CASE("head matching gives replaced heads the gradient that finite differences give, others none") {

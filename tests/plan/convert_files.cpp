@@ -215,6 +215,16 @@ TEST_CASE("conversion says what it needs, and what is wrong with files and plans
                    rf::convert_files<Set>(folder / "m", plan_with("mamba", "fp32"), {}, 0, folder / "x");
                  }),
                  "needs the distance profiles"));
+  rf::Plan falcon = plan_with("mamba2_standard", "fp32");
+  falcon.kind_of_group.assign(3, {0, 1});
+  CHECK(contains(error(falcon), "not those of Mamba, Mamba-2 or Falcon-H1"));
+  const std::string golden = RECURFORMER_TEST_DATA "/models/";
+  for (const char* name : {"mamba", "mamba2", "falcon_h1"}) {
+    const rf::Plan same = rf::read_model_config(golden + name).plan;
+    CHECK(contains(message_of<rf::ArgumentError>(
+                       [&] { rf::convert_files<Set>(golden + name, same, {}, 0, folder / "x"); }),
+                   "convert_model() it and save it"));
+  }
   CHECK(!std::filesystem::exists(folder / "x"));
 
   rf::ModelConfig other = config;

@@ -98,6 +98,30 @@ inline double norm_of_difference(const std::vector<float>& a, const std::vector<
   return std::sqrt(squares);
 }
 
+/// fp32 logits with a cache and without.
+template <class M>
+void check_logits(const std::string& name) {
+  CAPTURE(name);
+  const Expected expected(name);
+  const auto logits = expected.values("logits");
+  auto model = load<M>(name);
+  const double tolerance = 1e-4 * largest(logits);
+  CHECK(largest_difference(cached_logits(model, expected.tokens), logits) <= tolerance);
+  CHECK(largest_difference(uncached_logits(model, expected.tokens), logits) <= tolerance);
+}
+
+/// bf16 logits: at most twice as far from fp32 as PyTorch's.
+template <class M>
+void check_bf16_logits(const std::string& name) {
+  CAPTURE(name);
+  const Expected expected(name);
+  const auto logits = expected.values("logits");
+  auto model = load<M>(name);
+  const double theirs = norm_of_difference(expected.values("logits_bf16"), logits);
+  CHECK(theirs > 0);
+  CHECK(norm_of_difference(cached_logits(model, expected.tokens), logits) <= 2 * theirs);
+}
+
 /// Loss and gradients of the mean cross entropy of tokens[1:].
 template <class M>
 void check_gradients(const std::string& name) {
@@ -120,12 +144,15 @@ void check_gradients(const std::string& name) {
         doctest::Approx(static_cast<double>(expected.values("loss")[0])).epsilon(1e-5));
 
   std::size_t compared = 0;
-  for (const rf::FileTensor& tensor : rf::detail::checkpoint_tensors(gradients)) {
+  const auto form = rf::detail::read_form(rf::ModelTensors(folder + name), model.shape(), model.named_plan());
+  for (const rf::FileTensor& tensor : rf::detail::checkpoint_tensors(gradients, form)) {
     CAPTURE(tensor.name);
     std::vector<float> got;
-    for (const rf::FilePiece& piece : tensor.pieces) {
-      const auto* values = static_cast<const float*>(piece.data);
-      got.insert(got.end(), values, values + piece.size);
+    for (const rf::FilePiece& piece : tensor.pieces) {  // of what was copied: the sum
+      const auto size = static_cast<std::size_t>(piece.size);
+      if (!piece.again) got.resize(got.size() + size);
+      for (std::size_t i = 0; i < size; ++i)
+        got[got.size() - size + i] += piece.factor * static_cast<const float*>(piece.data)[i];
     }
     const auto want = expected.values("gradient." + tensor.name);
     CHECK(largest(want) > 0);

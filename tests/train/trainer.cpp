@@ -59,6 +59,21 @@ TEST_CASE("training gives the same bits for any number of threads") {
   CHECK(results[0] == results[2]);
 }
 
+TEST_CASE("training with activations computed again gives the same bits in both objectives") {
+  auto original = small::model(small::attention_plan());
+  const auto trained = [&](rf::TrainOptions options, rf::Activations activations) {
+    auto model = small::model(small::hybrid_plan(), true, 2);
+    options.activations = activations;
+    rf::Trainer<small::Model> trainer(model, options, &original);
+    while (!trainer.done()) trainer.step(batch);
+    return all_parameters(model);
+  };
+  for (const rf::TrainOptions& options :
+       {rf::TrainOptions{.steps = 3, .divergence_weight = 1.0, .accumulate = 2},
+        rf::TrainOptions{.objective = rf::Objective::match_heads, .steps = 3}})
+    CHECK(trained(options, rf::Activations::recomputed) == trained(options, rf::Activations::kept));
+}
+
 TEST_CASE("accumulated micro-batches are one larger batch") {
   const auto joined = [](std::int64_t step) {
     rf::Batch out = batch(2 * step);

@@ -1,13 +1,14 @@
 #ifndef RECURFORMER_CHECKPOINT_HF_CONFIG_HPP
 #define RECURFORMER_CHECKPOINT_HF_CONFIG_HPP
 
-// <folder>/config.json, in the form that Hugging Face gives four families of models:
+// <folder>/config.json, in the form that Hugging Face gives five families of models:
 //
-//   llama     attention; rotary positions plain or scaled (see hf_rope.hpp)
-//   mistral   the same with a sliding window: heads that stream without sinks
-//   qwen2     biases on queries, keys and values; a window in the layers that layer_types or
-//             max_window_layers name
-//   qwen3     norms of queries and keys; windows as in qwen2
+//   llama      attention; rotary positions plain or scaled (see hf_rope.hpp)
+//   mistral    the same with a sliding window: heads that stream without sinks
+//   qwen2      biases on queries, keys and values; a window in the layers that layer_types or
+//              max_window_layers name
+//   qwen3      norms of queries and keys; windows as in qwen2
+//   falcon_h1  heads of Mamba-2 beside those of attention (see hf_falcon_h1.hpp)
 //
 // and for Mamba and Mamba-2 (hf_mamba.hpp).
 //
@@ -40,6 +41,7 @@
 #include <vector>
 
 #include "recurformer/checkpoint/atomic_file.hpp"
+#include "recurformer/checkpoint/hf_falcon_h1.hpp"
 #include "recurformer/checkpoint/hf_mamba.hpp"
 #include "recurformer/checkpoint/hf_rope.hpp"
 #include "recurformer/checkpoint/json.hpp"
@@ -97,6 +99,7 @@ struct ModelFamily {
   std::int64_t kv_heads = 0;  ///< 0: as many as query heads
   std::int64_t head_dim = 0;  ///< 0: hidden_size / num_attention_heads
   std::int64_t max_positions = 2048;
+  double norm_epsilon = 1e-6, rope_base = 10000;
 
   std::string_view attention() const {
     return qkv_bias ? Attention<AttentionPolicy{.qkv_bias = true}>::name : Attention<>::name;
@@ -125,15 +128,22 @@ inline constexpr ModelFamily qwen3 = {.type = "qwen3",
                                       .kv_heads = 32,
                                       .head_dim = 128,
                                       .max_positions = 32768};
+inline constexpr ModelFamily falcon_h1 = {.type = "falcon_h1",
+                                          .architecture = "FalconH1ForCausalLM",
+                                          .kv_heads = 8,
+                                          .max_positions = 8192,
+                                          .norm_epsilon = 1e-5,
+                                          .rope_base = 100000};
 
 /// The sliding window of every layer, in tokens; 0 where all tokens are seen.
 using LayerWindows = std::vector<std::int64_t>;
 
 inline const ModelFamily& read_family(const JsonReader& reader) {
   const JsonReader type = reader.at("model_type");
-  for (const ModelFamily* family : {&llama, &mistral, &qwen2, &qwen3})
+  for (const ModelFamily* family : {&falcon_h1, &llama, &mistral, &qwen2, &qwen3})
     if (type.string() == family->type) return *family;
-  fail_unsupported(type, "\"llama\", \"mamba\", \"mamba2\", \"mistral\", \"qwen2\", \"qwen3\"");
+  fail_unsupported(type,
+                   "\"falcon_h1\", \"llama\", \"mamba\", \"mamba2\", \"mistral\", \"qwen2\", \"qwen3\"");
 }
 
 /// Refuses what these kernels would compute differently.
@@ -219,17 +229,15 @@ inline ModelShape read_shape(const JsonReader& reader, const ModelFamily& family
   ModelShape shape;
   shape.layer.d_model = static_cast<int>(reader.at("hidden_size").integer(1, most));
   shape.layer.d_ff = static_cast<int>(reader.at("intermediate_size").integer(0, most));
-  const JsonReader layers = reader.at("num_hidden_layers");
-  shape.layers = static_cast<int>(layers.integer(1, 1 << 12));
+  shape.layers = static_cast<int>(reader.at("num_hidden_layers").integer(1, 1 << 12));
   shape.vocabulary = static_cast<int>(reader.at("vocab_size").integer(1, most));
   read_heads(reader, family, shape.layer);
-  check_group_count(layers, shape.layers, shape.layer.kv_groups, "key/value heads");
-  const Rope rope = read_rope(reader, max_positions);
+  const Rope rope = read_rope(reader, family.rope_base, max_positions);
   shape.layer.rope_base = rope.base;
   shape.layer.rope_scaling = rope.scaling;
   shape.layer.qk_norm = family.qk_norm;
   const auto epsilon = reader.optional("rms_norm_eps");
-  shape.layer.norm_epsilon = epsilon ? epsilon->number() : 1e-6;  // what `transformers` takes
+  shape.layer.norm_epsilon = epsilon ? epsilon->number() : family.norm_epsilon;
   if (!(shape.layer.norm_epsilon > 0)) fail_unsupported(*epsilon, "a positive number");
   if (const auto tied = reader.optional("tie_word_embeddings")) shape.tied_embeddings = tied->boolean();
   return shape;
@@ -249,15 +257,20 @@ inline void read_section(const JsonReader& section, ModelConfig& config) {
   }
 }
 
-/// What a config without a section of ours means.
+/// What a config without a section of ours means: `attention_groups` of the groups of every layer are
+/// attention, the others Falcon-H1's Mamba-2.
 inline Plan family_plan(const ModelFamily& family, const LayerWindows& windows, std::string_view precision,
-                        int groups) {
+                        int attention_groups, int groups) {
   Plan out;
   for (const std::int64_t window : windows) {
     KindChoice kind{
         std::string(window == 0 ? family.attention() : family.streaming()), std::string(precision), {}};
     if (window > 0) kind.options = {{"sink", 0}, {"window", window}};
-    out.kind_of_group.emplace_back(static_cast<std::size_t>(groups), with_kind(out, kind));
+    auto& kinds =
+        out.kind_of_group.emplace_back(static_cast<std::size_t>(attention_groups), with_kind(out, kind));
+    if (groups > attention_groups)
+      kinds.resize(static_cast<std::size_t>(groups),
+                   with_kind(out, {std::string(StandardMamba2<>::name), std::string(precision), {}}));
   }
   return out;
 }
@@ -267,6 +280,7 @@ inline Plan family_plan(const ModelFamily& family, const LayerWindows& windows, 
 struct WrittenFamily {
   const ModelFamily* family = &llama;
   LayerWindows windows;
+  int attention_groups = 0;  ///< KV groups of a layer, but for Falcon-H1's heads of Mamba-2
 };
 
 inline WrittenFamily written_family(const ModelShape& shape, const Plan& used) {
@@ -297,7 +311,13 @@ inline WrittenFamily written_family(const ModelShape& shape, const Plan& used) {
   const bool has_bias = std::any_of(used.kinds.begin(), used.kinds.end(), [&](const KindChoice& kind) {
     return kind.mixer == biased.attention() || kind.mixer == biased.streaming();
   });
-  out.family = shape.layer.qk_norm ? &qwen3 : has_bias ? &qwen2 : all_slide ? &mistral : &llama;
+  const int beside_mamba = falcon_h1_attention_groups(shape, used);
+  out.attention_groups = beside_mamba > 0 ? beside_mamba : shape.layer.kv_groups;
+  out.family = shape.layer.qk_norm ? &qwen3
+               : has_bias          ? &qwen2
+               : all_slide         ? &mistral
+               : beside_mamba > 0  ? &falcon_h1
+                                   : &llama;
   if (out.family->windows == WindowedLayers::none) out.windows.assign(used.kind_of_group.size(), 0);
   return out;
 }
@@ -332,8 +352,12 @@ inline ModelConfig read_family_config(const JsonReader& reader) {
   config.shape = read_shape(reader, family, config.max_positions);
   const ConfigDType& dtype = read_dtype(reader);
   config.dtype = dtype.dtype;
+  LayerShape& layer = config.shape.layer;
+  const int attention_groups = layer.kv_groups;
+  if (&family == &falcon_h1) layer.kv_groups += read_falcon_h1_form(reader, config.shape).groups;
+  check_group_count(reader.at("num_hidden_layers"), config.shape.layers, layer.kv_groups, "KV groups");
   config.plan = family_plan(family, read_layer_windows(reader, family, config.shape.layers), dtype.precision,
-                            config.shape.layer.kv_groups);
+                            attention_groups, layer.kv_groups);
   if (const auto section = reader.optional("recurformer")) read_section(*section, config);
   return config;
 }
@@ -362,12 +386,13 @@ inline nlohmann::json read_config_document(const std::string& path) {
 /// How the config.json of a family is read, and the fields that are then not ModelConfig::other's.
 struct ConfigForm {
   ModelConfig (*read)(const JsonReader&);
-  std::span<const std::string_view> fields;
+  std::span<const std::string_view> fields, more_fields = {};
 };
 inline ConfigForm config_form(const JsonReader& reader) {
   const std::string& type = reader.at("model_type").string();
   if (type == mamba_family.type) return {read_mamba_config, mamba_fields};
   if (type == mamba2_family.type) return {read_mamba2_config, mamba2_fields};
+  if (type == falcon_h1.type) return {read_family_config, llama_fields, falcon_h1_fields};
   return {read_family_config, llama_fields};
 }
 
@@ -380,7 +405,8 @@ inline ModelConfig read_model_config(const std::string& folder) {
   const JsonReader reader(path, document);
   const detail::ConfigForm form = detail::config_form(reader);
   ModelConfig config = form.read(reader);
-  for (const std::string_view field : form.fields) document.erase(std::string(field));
+  for (const auto fields : {form.fields, form.more_fields})
+    for (const std::string_view field : fields) document.erase(std::string(field));
   config.other = std::move(document);
   return config;
 }
@@ -410,8 +436,8 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
                                {"hidden_size", layer.d_model},
                                {"intermediate_size", layer.d_ff},
                                {"num_hidden_layers", config.shape.layers},
-                               {"num_attention_heads", layer.heads()},
-                               {"num_key_value_heads", layer.kv_groups},
+                               {"num_attention_heads", written.attention_groups * layer.queries_per_group},
+                               {"num_key_value_heads", written.attention_groups},
                                {"head_dim", layer.d_head},
                                {"rms_norm_eps", layer.norm_epsilon},
                                {"rope_theta", layer.rope_base},
@@ -427,9 +453,11 @@ inline void write_model_config(const ModelConfig& config, const std::string& fol
   out.update(config.other);
   out.update(ours);
   out.update(detail::windows_json(written));
+  if (&family == &detail::falcon_h1) out.update(detail::falcon_h1_json(layer, written.attention_groups));
 
   nlohmann::json section = {{"format", 1}};
-  if (used != detail::family_plan(family, written.windows, dtype.precision, layer.kv_groups))
+  if (used != detail::family_plan(family, written.windows, dtype.precision, written.attention_groups,
+                                  layer.kv_groups))
     detail::add_plan(section, used);
   if (config.byte_vocabulary) section["vocabulary"] = "bytes";
   if (section.size() > 1) out["recurformer"] = std::move(section);

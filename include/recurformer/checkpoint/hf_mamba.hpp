@@ -190,6 +190,16 @@ inline nlohmann::json mamba_config_json(const ModelConfig& config, const MambaFa
   return out;
 }
 
+/// "….in_proj_x.weight" -> "….in_proj.weight": a checkpoint's tensor of which that is a part.
+inline std::string without_part(std::string name) {
+  for (const std::string_view part : {".in_proj_", ".conv1d_"})
+    if (const auto at = name.find(part); at != name.npos) {
+      const auto underscore = at + part.size() - 1;
+      name.erase(underscore, name.find('.', underscore) - underscore);
+    }
+  return name;
+}
+
 /// What a checkpoint of either calls the tensor that has this name here.
 inline std::string mamba_tensor_name(std::string_view name) {
   static constexpr std::pair<std::string_view, std::string_view> whole[] = {
@@ -206,18 +216,15 @@ inline std::string mamba_tensor_name(std::string_view name) {
   if (name == "self_attn.o_proj.weight") return prefix + "mixer.out_proj.weight";
   if (name == "self_attn.heads_norm.weight") return prefix + "mixer.norm.weight";
   name.remove_prefix(name.find('.') + 1);  // the mixer's module
-  const auto dot = name.find('.');
-  if (name.starts_with("in_proj_") || name.starts_with("conv1d_"))  // a part of the checkpoint's
-    return text(prefix, "mixer.", name.substr(0, name.rfind('_', dot)), name.substr(dot));
-  return text(prefix, "mixer.", name);
+  return without_part(text(prefix, "mixer.", name));
 }
 
-/// The tensors of a model of either family, named and joined as in such a checkpoint: one projection makes
-/// all that the heads read, one convolution goes over all of its channels and has an axis of length 1.
-inline std::vector<FileTensor> as_mamba_tensors(std::vector<FileTensor> tensors) {
+/// Tensors of which those with one name follow each other, with these joined as in a checkpoint: one
+/// projection makes all that the heads read, one convolution goes over all of its channels and has an axis of
+/// length 1.
+inline std::vector<FileTensor> joined_parts(std::vector<FileTensor> tensors) {
   std::vector<FileTensor> out;
   for (FileTensor& tensor : tensors) {
-    tensor.name = mamba_tensor_name(tensor.name);
     if (tensor.name.ends_with("conv1d.weight")) tensor.shape.insert(tensor.shape.begin() + 1, 1);
     if (out.empty() || out.back().name != tensor.name) {
       out.push_back(std::move(tensor));
@@ -227,6 +234,12 @@ inline std::vector<FileTensor> as_mamba_tensors(std::vector<FileTensor> tensors)
     }
   }
   return out;
+}
+
+/// The tensors of a model of either family, named and joined as in such a checkpoint.
+inline std::vector<FileTensor> as_mamba_tensors(std::vector<FileTensor> tensors) {
+  for (FileTensor& tensor : tensors) tensor.name = mamba_tensor_name(tensor.name);
+  return joined_parts(std::move(tensors));
 }
 
 }  // namespace rf::detail

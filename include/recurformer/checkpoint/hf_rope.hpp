@@ -86,13 +86,13 @@ inline RopeScaling read_rope_scaling(const JsonReader& reader, std::int64_t max_
 
 /// Base and scaling of rotary frequencies.
 struct Rope {
-  double base = 10000.0;
-  RopeScaling scaling;
+  double base;
+  RopeScaling scaling = {};
 };
 
-/// FileError for a rule or a number that cannot be computed with.
-inline Rope read_rope(const JsonReader& reader, std::int64_t max_positions) {
-  Rope out;
+/// FileError for a rule or a number that cannot be computed with. `base` is what goes without saying.
+inline Rope read_rope(const JsonReader& reader, double base, std::int64_t max_positions) {
+  Rope out{.base = base};
   auto theta = reader.optional("rope_theta");
   const auto scaling = reader.optional("rope_scaling"), parameters = reader.optional("rope_parameters");
   if (parameters)

@@ -104,18 +104,31 @@ inline void check_tensors_text(const ModelTensors& file, const std::string& expe
              one_line(said->second, longest), "; the config asks for ", one_line(expected, longest));
 }
 
+/// out[i] = element i of `bytes`, which may be unaligned, times the factor, rounded once.
+template <class From, class To>
+void copy_multiplied(std::span<const std::byte> bytes, float factor, To* out) {
+  if (factor == 1) return copy_converted<From>(bytes, out);
+  for (std::size_t i = 0; i < bytes.size() / sizeof(From); ++i) {
+    float value = 0;
+    copy_converted<From>(bytes.subspan(i * sizeof(From), sizeof(From)), &value);
+    out[i] = convert<To>(factor * value);
+  }
+}
+
 /// Bytes of a file tensor -> its pieces, unless they are the same memory.
 inline void copy_tensor(const TensorEntry& from, const FileTensor& to) {
-  std::span<const std::byte> rest = from.bytes;
+  std::span<const std::byte> rest = from.bytes, bytes;
   if (to.pieces.front().data == rest.data()) return;
   for (const FilePiece& piece : to.pieces) {
-    const std::size_t bytes = static_cast<std::size_t>(piece.size) * size_of(from.dtype);
+    if (!piece.again) {
+      bytes = rest.first(static_cast<std::size_t>(piece.size) * size_of(from.dtype));
+      rest = rest.subspan(bytes.size());
+    }
     with_elements(piece.dtype, piece.data, [&](auto* out) {
-      if (from.dtype == DType::F32) copy_converted<float>(rest.first(bytes), out);
-      if (from.dtype == DType::BF16) copy_converted<bf16>(rest.first(bytes), out);
-      if (from.dtype == DType::F16) copy_converted<fp16>(rest.first(bytes), out);
+      if (from.dtype == DType::F32) copy_multiplied<float>(bytes, piece.factor, out);
+      if (from.dtype == DType::BF16) copy_multiplied<bf16>(bytes, piece.factor, out);
+      if (from.dtype == DType::F16) copy_multiplied<fp16>(bytes, piece.factor, out);
     });
-    rest = rest.subspan(bytes);
   }
 }
 
@@ -232,15 +245,29 @@ Plan plan_of(const ModelWeights<Kinds<K...>, P>& weights) {
   return named_plan(plan);
 }
 
-/// The tensors of a model in the names that its family has for them.
+/// What these files' tensors are beyond what shape and plan say of them, which is something for Falcon-H1
+/// only.
+inline FalconH1Form read_form(const ModelTensors& file, const ModelShape& shape, const Plan& plan) {
+  if (falcon_h1_attention_groups(shape, without_unused_kinds(plan)) == 0) return {};
+  const std::string path = config_path(file.folder());
+  const nlohmann::json document = read_config_document(path);
+  return read_falcon_h1_form(JsonReader(path, document), shape);
+}
+
+/// The tensors of a model in the names that its family has for them. Without a form: as they are written.
 inline std::vector<FileTensor> in_family_names(const ModelShape& shape, const Plan& plan,
-                                               std::vector<FileTensor> tensors) {
-  const bool is_mamba = mamba_family_of(shape, without_unused_kinds(plan)) != nullptr;
-  return is_mamba ? as_mamba_tensors(std::move(tensors)) : tensors;
+                                               std::vector<FileTensor> tensors,
+                                               const FalconH1Form& form = {}) {
+  const Plan used = without_unused_kinds(plan);
+  if (mamba_family_of(shape, used) != nullptr) return as_mamba_tensors(std::move(tensors));
+  const int attention_groups = falcon_h1_attention_groups(shape, used);
+  if (attention_groups == 0) return tensors;
+  const std::int64_t attention_width = attention_groups * shape.layer.head_shape().group_width();
+  return as_falcon_h1_tensors(std::move(tensors), attention_width, form);
 }
 template <class Set, class P>
-std::vector<FileTensor> checkpoint_tensors(ModelWeights<Set, P>& weights) {
-  return in_family_names(weights.shape, plan_of(weights), file_tensors(weights));
+std::vector<FileTensor> checkpoint_tensors(ModelWeights<Set, P>& weights, const FalconH1Form& form = {}) {
+  return in_family_names(weights.shape, plan_of(weights), file_tensors(weights), form);
 }
 
 }  // namespace detail
@@ -276,8 +303,9 @@ std::string model_text(const ModelWeights<Set, P>& weights) {
 /// another plan (a file that save_model() did not write says nothing); the weights are then as before.
 template <class Set, class P>
 void load_weights(ModelWeights<Set, P>& weights, const ModelTensors& file) {
-  const std::vector<FileTensor> tensors = detail::checkpoint_tensors(weights);
   detail::check_tensors_text(file, tensors_text(weights));
+  const std::vector<FileTensor> tensors =
+      detail::checkpoint_tensors(weights, detail::read_form(file, weights.shape, detail::plan_of(weights)));
   detail::check_tensors(file, tensors, weights.shape.tied_embeddings);
   for (const FileTensor& tensor : tensors) detail::copy_tensor(*file.find(tensor.name), tensor);
 }
@@ -311,10 +339,13 @@ void use_in_place(Linear<T>& matrix, const ModelTensors& file, std::span<const F
 
 /// As load_weights(), for weights that are new: embeddings, W_O and the MLP's matrices become those of the
 /// mapped file wherever it has them in the type they have in memory, and keep it mapped. Changing them does
-/// not change the file. After a FileError, some may be in use already.
+/// not change the file. After a FileError, some may be in use already. Falcon-H1's, most of which are other
+/// numbers in memory, are copied.
 template <class Set, class P>
 void map_weights(ModelWeights<Set, P>& weights, const ModelTensors& file) {
   const Plan plan = detail::plan_of(weights);
+  if (detail::falcon_h1_attention_groups(weights.shape, without_unused_kinds(plan)) > 0)
+    return load_weights(weights, file);
   const auto use = [&](auto& matrix, std::initializer_list<std::string> names) {
     if (matrix.size() == 0) return;
     std::vector<FileTensor> tensors;
@@ -397,7 +428,8 @@ std::vector<FileTensor> check_model_tensors(const ModelTensors& file, const Mode
                                             const BoundPlan<Set>& plan) {
   detail::check_tensors_text(file, tensors_text(shape, named_plan(plan)));
   std::vector<FileTensor> tensors =
-      detail::in_family_names(shape, named_plan(plan), detail::declared_tensors<P>(shape, plan));
+      detail::in_family_names(shape, named_plan(plan), detail::declared_tensors<P>(shape, plan),
+                              detail::read_form(file, shape, named_plan(plan)));
   detail::check_tensors(file, tensors, shape.tied_embeddings);
   return tensors;
 }

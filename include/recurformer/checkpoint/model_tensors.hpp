@@ -45,6 +45,8 @@ class ModelTensors {
 
   /// What messages call it: the one file, or the index of several.
   const std::string& path() const { return path_; }
+  /// The folder they are in, where config.json says what they mean.
+  std::string folder() const { return std::filesystem::path(path_).parent_path().string(); }
   /// Names of all tensors, file by file in the order of their data.
   std::vector<std::string> names() const {
     std::vector<std::string> out;

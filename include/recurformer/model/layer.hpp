@@ -69,11 +69,10 @@ void forward_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape,
   }
 }
 
-/// What backward of one layer reads.
+/// What backward of one layer reads beside the layer's input.
 struct LayerTape {
-  FloatBuffer x;      // input (rows, d_model)
-  FloatBuffer scale;  // reciprocal rms of x (rows)
-  FloatBuffer h;      // normalised input
+  FloatBuffer scale;  // reciprocal rms of the input (rows)
+  FloatBuffer h;      // normalised input (rows, d_model)
   HeadsTape heads;
   FloatBuffer u;  // normalised outputs of the heads (rows, heads · d_head); unused without heads_norm
   FloatBuffer u_scale;
@@ -89,19 +88,16 @@ struct LayerTape {
   FloatBuffer act;      // (rows, d_ff)
 };
 
-/// x_in (rows, d_model) -> x_out, keeping in the tape what backward_layer needs.
+/// The layer's input x (rows, d_model) -> all that backward_layer reads. The layer's own output is not made:
+/// see recorded_output.
 template <class Widths, class Set, class P>
-void forward_layer_training(const LayerWeights<Set, P>& weights, const LayerShape& shape,
-                            const ForwardCall& call, std::size_t layer, const float* x_in, float* x_out,
-                            LayerTape& tape) {
+void record_layer(const LayerWeights<Set, P>& weights, const LayerShape& shape, const ForwardCall& call,
+                  std::size_t layer, const float* x, LayerTape& tape) {
   const std::int64_t d = shape.d_model, f = shape.d_ff, w = shape.heads_width(), rows = call.rows;
   const auto count = static_cast<std::size_t>(rows * d);
-  tape.x.reserve(count);
   tape.h.reserve(count);
   tape.scale.reserve(static_cast<std::size_t>(rows));
-  std::copy_n(x_in, count, tape.x.data());
-  cpu::rms_norm(tape.x.data(), weights.mixer_norm.data(), shape.norm_epsilon, rows, d, tape.h.data(),
-                tape.scale.data());
+  cpu::rms_norm(x, weights.mixer_norm.data(), shape.norm_epsilon, rows, d, tape.h.data(), tape.scale.data());
   forward_heads<Widths>(weights, shape, call, layer, tape.h.data(), tape.heads, true, detail::all_runs);
   if (shape.heads_norm) {
     tape.u.reserve(static_cast<std::size_t>(rows * w));
@@ -109,8 +105,6 @@ void forward_layer_training(const LayerWeights<Set, P>& weights, const LayerShap
     cpu::rms_norm(tape.heads.out.data(), weights.heads_norm.data(), shape.norm_epsilon, rows, w,
                   tape.u.data(), tape.u_scale.data());
   }
-  std::copy_n(tape.x.data(), count, x_out);
-  weights.output.forward(tape.output_input(shape), w, rows, x_out, d, cpu::Accumulate::yes);
   if (f == 0) return;
 
   tape.x_mid.reserve(count);
@@ -118,12 +112,24 @@ void forward_layer_training(const LayerWeights<Set, P>& weights, const LayerShap
   tape.mid_scale.reserve(static_cast<std::size_t>(rows));
   tape.gate_up.reserve(static_cast<std::size_t>(rows * 2 * f));
   tape.act.reserve(static_cast<std::size_t>(rows * f));
-  std::copy_n(x_out, count, tape.x_mid.data());
-  cpu::rms_norm(x_out, weights.mlp_norm.data(), shape.norm_epsilon, rows, d, tape.h_mid.data(),
+  std::copy_n(x, count, tape.x_mid.data());
+  weights.output.forward(tape.output_input(shape), w, rows, tape.x_mid.data(), d, cpu::Accumulate::yes);
+  cpu::rms_norm(tape.x_mid.data(), weights.mlp_norm.data(), shape.norm_epsilon, rows, d, tape.h_mid.data(),
                 tape.mid_scale.data());
   weights.gate_up.forward(tape.h_mid.data(), d, rows, tape.gate_up.data(), 2 * f);
   cpu::swiglu(tape.gate_up.data(), tape.gate_up.data() + f, 2 * f, rows, f, tape.act.data());
-  weights.down.forward(tape.act.data(), f, rows, x_out, d, cpu::Accumulate::yes);
+}
+
+/// The output (rows, d_model) of a layer with this input x and its tape.
+template <class Set, class P>
+void recorded_output(const LayerWeights<Set, P>& weights, const LayerShape& shape, std::int64_t rows,
+                     const float* x, const LayerTape& tape, float* out) {
+  const std::int64_t d = shape.d_model, f = shape.d_ff, w = shape.heads_width();
+  std::copy_n(f > 0 ? tape.x_mid.data() : x, rows * d, out);
+  if (f > 0)
+    weights.down.forward(tape.act.data(), f, rows, out, d, cpu::Accumulate::yes);
+  else
+    weights.output.forward(tape.output_input(shape), w, rows, out, d, cpu::Accumulate::yes);
 }
 
 /// Buffers that all layers of a backward pass share.
@@ -131,13 +137,13 @@ struct BackwardScratch {
   FloatBuffer dh, d_out, d_act, d_gate_up, d_projected;
 };
 
-/// dx (rows, d_model): the gradient at the layer's output on entry, at its input on return. Adds to
-/// `gradients`.
+/// x (rows, d_model): the layer's input. dx (rows, d_model): the gradient at the layer's output on entry, at
+/// its input on return. Adds to `gradients`.
 template <class Widths, class Set, class P>
 void backward_layer(const LayerWeights<Set, P>& weights,
                     LayerWeights<typename detail::FloatKinds<Set>::type, Fp32>& gradients,
-                    const LayerShape& shape, const ForwardCall& call, const LayerTape& tape, float* dx,
-                    BackwardScratch& scratch) {
+                    const LayerShape& shape, const ForwardCall& call, const float* x, const LayerTape& tape,
+                    float* dx, BackwardScratch& scratch) {
   const std::int64_t d = shape.d_model, f = shape.d_ff, w = shape.heads_width(), rows = call.rows;
   scratch.dh.reserve(static_cast<std::size_t>(rows * d));
   if (f > 0) {
@@ -161,8 +167,8 @@ void backward_layer(const LayerWeights<Set, P>& weights,
                            gradients.heads_norm.data());
   backward_heads<Widths>(weights, gradients, shape, call, tape.h.data(), tape.heads, scratch.d_out.data(),
                          scratch.dh.data(), scratch.d_projected, detail::all_runs);
-  cpu::rms_norm_backward(tape.x.data(), weights.mixer_norm.data(), tape.scale.data(), scratch.dh.data(), rows,
-                         d, dx, cpu::Accumulate::yes, gradients.mixer_norm.data());
+  cpu::rms_norm_backward(x, weights.mixer_norm.data(), tape.scale.data(), scratch.dh.data(), rows, d, dx,
+                         cpu::Accumulate::yes, gradients.mixer_norm.data());
 }
 
 /// One layer of a user's own program, instantiated for exactly the heads its spec asks for.

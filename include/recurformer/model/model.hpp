@@ -18,14 +18,21 @@
 
 namespace rf {
 
+/// Whether a tape keeps the activations of every layer, or its input only, from which they are computed again
+/// when backward comes to it: a fraction of the memory, most of a forward pass more, the same bits.
+enum class Activations { kept, recomputed };
+
 /// What backward of a whole model reads.
 struct ModelTape {
+  Activations activations = Activations::kept;  // to be set before forward
   std::vector<Token> tokens;
   std::vector<SequenceRows> sequences;
-  std::vector<LayerTape> layers;
-  FloatBuffer x;       // scratch between layers, then the last layer's output (rows, d_model)
-  FloatBuffer scale;   // its reciprocal rms
-  FloatBuffer hidden;  // after the final norm (rows, d_model), what logits are made of
+  std::vector<FloatBuffer> inputs;  // of every layer (rows, d_model)
+  std::vector<LayerTape> layers;    // of every layer; one that all share where they are recomputed
+  std::size_t shared_by = 0;        // the layer that the shared one is of now
+  FloatBuffer x;                    // scratch between layers, then the last layer's output (rows, d_model)
+  FloatBuffer scale;                // its reciprocal rms
+  FloatBuffer hidden;               // after the final norm (rows, d_model), what logits are made of
 
   std::int64_t rows() const { return static_cast<std::int64_t>(tokens.size()); }
 };
@@ -129,15 +136,19 @@ class Model {
     return hidden_.data();
   }
 
-  /// The same, keeping what backward() needs; the hidden states are tape.hidden. With one probe per layer,
-  /// attention heads also report where they look.
+  /// The same, keeping what backward() needs in the tape, as tape.activations says; the hidden states are
+  /// tape.hidden. With one probe per layer, attention heads also report where they look.
   void forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences, ModelTape& tape,
                std::span<const cpu::AttentionProbe> probes = {});
 
   /// Adds the gradients of a loss to `gradients`, given its gradient d_hidden (tokens, d_model) at
   /// tape.hidden. The logits' own matrix is the caller's (loss and logits are worked in blocks of rows, see
   /// train/loss.hpp).
-  void backward(const ModelTape& tape, const float* d_hidden, Gradients& gradients);
+  void backward(ModelTape& tape, const float* d_hidden, Gradients& gradients);
+
+  /// What forward left in the tape of one layer, computed again where it was not kept; then valid until
+  /// another layer is asked for.
+  const LayerTape& layer_tape(ModelTape& tape, std::size_t layer);
 
   /// Rearranges the weights for inference: faster, but they can no longer be changed, trained or saved.
   void pack();
@@ -200,29 +211,51 @@ void Model<Spec, Backend>::forward(std::span<const Token> tokens, std::span<cons
   reserve_positions(sequences);
   tape.tokens.assign(tokens.begin(), tokens.end());
   tape.sequences.assign(sequences.begin(), sequences.end());
-  tape.layers.resize(weights_.layers.size());
+  const std::size_t layers = weights_.layers.size();
+  const bool keep = tape.activations == Activations::kept;
+  tape.inputs.resize(layers);
+  tape.layers.resize(keep ? layers : 1);
   tape.x.reserve(static_cast<std::size_t>(rows * d));
   tape.scale.reserve(static_cast<std::size_t>(rows));
   tape.hidden.reserve(static_cast<std::size_t>(rows * d));
   embed(tokens, tape.x.data());
   const ForwardCall call{.rows = rows, .sequences = tape.sequences, .rope = &rope_, .probes = probes};
-  for (std::size_t l = 0; l < weights_.layers.size(); ++l)
-    forward_layer_training<Widths>(weights_.layers[l], shape().layer, call, l, tape.x.data(), tape.x.data(),
-                                   tape.layers[l]);
+  for (std::size_t l = 0; l < layers; ++l) {
+    FloatBuffer& input = tape.inputs[l];
+    LayerTape& layer = tape.layers[keep ? l : 0];
+    input.reserve(static_cast<std::size_t>(rows * d));
+    std::copy_n(tape.x.data(), rows * d, input.data());
+    record_layer<Widths>(weights_.layers[l], shape().layer, call, l, input.data(), layer);
+    recorded_output(weights_.layers[l], shape().layer, rows, input.data(), layer, tape.x.data());
+    tape.shared_by = l;
+  }
   cpu::rms_norm(tape.x.data(), weights_.final_norm.data(), shape().layer.norm_epsilon, rows, d,
                 tape.hidden.data(), tape.scale.data());
 }
 
 template <ModelSpec Spec, class Backend>
-void Model<Spec, Backend>::backward(const ModelTape& tape, const float* d_hidden, Gradients& gradients) {
+const LayerTape& Model<Spec, Backend>::layer_tape(ModelTape& tape, std::size_t layer) {
+  if (tape.activations == Activations::kept) return tape.layers[layer];
+  LayerTape& shared = tape.layers[0];
+  if (tape.shared_by != layer) {
+    const ForwardCall call{.rows = tape.rows(), .sequences = tape.sequences, .rope = &rope_};
+    record_layer<Widths>(weights_.layers[layer], shape().layer, call, layer, tape.inputs[layer].data(),
+                         shared);
+    tape.shared_by = layer;
+  }
+  return shared;
+}
+
+template <ModelSpec Spec, class Backend>
+void Model<Spec, Backend>::backward(ModelTape& tape, const float* d_hidden, Gradients& gradients) {
   const std::int64_t d = shape().layer.d_model, rows = tape.rows();
   dx_.reserve(static_cast<std::size_t>(rows * d));
   cpu::rms_norm_backward(tape.x.data(), weights_.final_norm.data(), tape.scale.data(), d_hidden, rows, d,
                          dx_.data(), cpu::Accumulate::no, gradients.final_norm.data());
   const ForwardCall call{.rows = rows, .sequences = tape.sequences, .rope = &rope_};
   for (std::size_t l = weights_.layers.size(); l-- > 0;)
-    backward_layer<Widths>(weights_.layers[l], gradients.layers[l], shape().layer, call, tape.layers[l],
-                           dx_.data(), backward_scratch_);
+    backward_layer<Widths>(weights_.layers[l], gradients.layers[l], shape().layer, call,
+                           tape.inputs[l].data(), layer_tape(tape, l), dx_.data(), backward_scratch_);
   float* d_embedding = gradients.embedding.data();
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t i = 0; i < d; ++i)

@@ -31,6 +31,8 @@ struct FilePiece {
   DType dtype = DType::F32;
   void* data = nullptr;
   std::int64_t size = 0;
+  float factor = 1;    ///< of the file's elements, when they are read
+  bool again = false;  ///< reads the elements of the piece before it
 };
 
 /// A tensor of a checkpoint: its pieces one after the other.

@@ -58,6 +58,15 @@ inline Plan in_precision(const Plan& plan, std::string_view precision) {
   return out;
 }
 
+/// ArgumentError if a model of this plan has its tensors under other names, or in other numbers, than here.
+inline void check_own_tensors(const ModelShape& shape, const Plan& plan) {
+  const Plan used = without_unused_kinds(plan);
+  check(
+      mamba_family_of(shape, used) == nullptr && falcon_h1_attention_groups(shape, used) == 0,
+      "from folder to folder only models are converted whose files have Llama's tensors, not those of Mamba, "
+      "Mamba-2 or Falcon-H1; load the model, convert_model() it and save it");
+}
+
 /// A tensor that conversion made.
 struct MadeTensor {
   std::string name;
@@ -173,6 +182,8 @@ void convert_files(const std::string& from, const Plan& plan, const ModelProfile
                    const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
   ModelConfig config = read_model_config(from);
   validate(plan, config.shape);
+  detail::check_own_tensors(config.shape, config.plan);
+  detail::check_own_tensors(config.shape, plan);
   const ModelTensors file(from);
   detail::with_precision(config.dtype, [&]<class P>(P) {
     using FileSet = typename detail::KindsIn<Set, P>::type;

@@ -39,6 +39,8 @@ struct TrainOptions {
   double rate_floor = 0.05;        ///< cosine's end as a share of the peak
   double divergence_weight = 0.0;  ///< of KL to the teacher
   std::int64_t accumulate = 1;     ///< micro-batches per step, their gradients added
+  /// Recomputed: less memory, more time, the same result.
+  Activations activations = Activations::kept;
   AdamwOptions adamw = {};
 };
 
@@ -84,6 +86,7 @@ class Trainer {
         optimizer_(parameter_refs(model.weights()), options.adamw),
         own_(kinds_with_own_parameters(typename M::Kinds{})) {
     validate(options);
+    tape_.activations = teacher_tape_.activations = options.activations;
     check(teacher || (options.objective == Objective::next_token && options.divergence_weight == 0),
           "this training compares with an original model, but none was given");
     if (teacher)
@@ -191,7 +194,7 @@ double Trainer<M>::match_heads(const Batch& batch) {
       if (replaced(kind)) groups.insert(groups.end(), run.groups.begin(), run.groups.end());
     });
     if (groups.empty()) continue;
-    const LayerTape& target = teacher_tape_.layers[l];
+    const LayerTape& target = teacher_->layer_tape(teacher_tape_, l);
     forward_heads<typename M::Widths>(layer, shape, call, l, target.h.data(), heads_, true, replaced);
     error += head_error(batch.rows(), groups, target.heads.out.data());
     ++layers;
