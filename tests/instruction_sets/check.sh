@@ -74,15 +74,25 @@ case $what in
     compile() {
       "$compiler" -std=c++20 -I "$include" "$@" -c "$work/$name.cpp" -o "$work/$name.o"
     }
+    link() {
+      "$compiler" -fuse-ld="$linker" "$work/one.o" "$work/other.o" -o "$work/program" 2>"$work/error"
+    }
     name=one compile -msse4.2
     name=other compile -msse4.2 -mtune=native
-    "$compiler" "$work/one.o" "$work/other.o" -o "$work/program"
+    linkers=()
+    for linker in bfd gold lld mold; do
+      "$compiler" -fuse-ld=$linker -Wl,--version >"$work/version" 2>&1 || continue
+      link || fail "files for one set are not linked by $linker:" "$(cat "$work/error")"
+      linkers+=("$linker")
+    done
+    [ ${#linkers[@]} -gt 0 ] || fail "$compiler finds no linker"
     for options in -msse2 "-mavx2 -mfma"; do
       name=other compile $options
-      ! "$compiler" "$work/one.o" "$work/other.o" -o "$work/program" 2>"$work/error" ||
-        fail "files for -msse4.2 and for $options are linked"
-      grep recurformer_kernels_of_two_instruction_sets "$work/error" ||
-        fail "the linker says something else:" "$(cat "$work/error")"
+      for linker in "${linkers[@]}"; do
+        ! link || fail "files for -msse4.2 and for $options are linked by $linker"
+        grep recurformer_kernels_of_two_instruction_sets "$work/error" ||
+          fail "$linker says something else:" "$(cat "$work/error")"
+      done
     done
     ;;
   cross)

@@ -44,26 +44,21 @@
 // CPU kernels sit in an inline namespace named after the instruction set they were compiled for, so that two
 // files built with different -march flags never share one. What calls kernels has no such name, and is
 // shared: tile/simd.hpp has the linker refuse such files; core/instruction_set.hpp says how one program gets
-// several sets. The number is the set's in rf::InstructionSet.
+// several sets.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define RECURFORMER_ISA avx512
-#define RECURFORMER_ISA_NUMBER 4
 #define RECURFORMER_VECTOR_WIDTH 16
 #elif defined(__AVX2__) && defined(__FMA__)
 #define RECURFORMER_ISA avx2
-#define RECURFORMER_ISA_NUMBER 3
 #define RECURFORMER_VECTOR_WIDTH 8
 #elif defined(__SSE4_2__)
 #define RECURFORMER_ISA sse4_2
-#define RECURFORMER_ISA_NUMBER 2
 #define RECURFORMER_VECTOR_WIDTH 4
 #elif defined(__ARM_NEON)
 #define RECURFORMER_ISA neon
-#define RECURFORMER_ISA_NUMBER 1
 #define RECURFORMER_VECTOR_WIDTH 4
 #else
 #define RECURFORMER_ISA baseline
-#define RECURFORMER_ISA_NUMBER 0
 #define RECURFORMER_VECTOR_WIDTH 4
 #endif
 

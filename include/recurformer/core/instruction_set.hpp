@@ -52,7 +52,6 @@ inline namespace RECURFORMER_ISA {
 
 /// The set that the kernels of this file are compiled for.
 inline constexpr InstructionSet compiled_instruction_set = InstructionSet::RECURFORMER_ISA;
-static_assert(static_cast<int>(compiled_instruction_set) == RECURFORMER_ISA_NUMBER);
 #ifdef RECURFORMER_COMPILE_FOR
 static_assert(
     compiled_instruction_set == InstructionSet::RECURFORMER_COMPILE_FOR,

@@ -21,17 +21,21 @@
 #include "recurformer/core/dtype.hpp"
 
 // Files compiled for different sets would silently share what has no set in its name, such as a layer:
-// weights packed for one set and multiplied by another, or AVX-512 on a machine without. This symbol,
-// absolute and of one value per set, makes the linker refuse them; of the same value it may be defined as
-// often as one likes.
+// weights packed for one set and multiplied by another, or AVX-512 on a machine without. Therefore every file
+// defines one symbol, in a group named after its set. Of groups of one name a linker keeps one; two names are
+// two definitions, which it refuses. (.ifndef: with -flto several files become one.)
 #if defined(__ELF__) && !defined(__CUDA_ARCH__)
-#define RECURFORMER_QUOTED(number) #number
-#define RECURFORMER_VALUE(number) RECURFORMER_QUOTED(number)
-asm(".globl recurformer_kernels_of_two_instruction_sets\n"
+#define RECURFORMER_GROUP_OF(set) "recurformer_kernels_of_" #set
+#define RECURFORMER_GROUP(set) RECURFORMER_GROUP_OF(set)
+asm(".ifndef recurformer_kernels_of_two_instruction_sets\n"
+    ".pushsection .rodata.recurformer,\"aG\",%progbits," RECURFORMER_GROUP(RECURFORMER_ISA) ",comdat\n"
+    ".globl recurformer_kernels_of_two_instruction_sets\n"
     ".hidden recurformer_kernels_of_two_instruction_sets\n"
-    ".set recurformer_kernels_of_two_instruction_sets, " RECURFORMER_VALUE(RECURFORMER_ISA_NUMBER));
-#undef RECURFORMER_VALUE
-#undef RECURFORMER_QUOTED
+    "recurformer_kernels_of_two_instruction_sets: .byte 0\n"
+    ".popsection\n"
+    ".endif");
+#undef RECURFORMER_GROUP
+#undef RECURFORMER_GROUP_OF
 #endif
 
 namespace rf::simd {
