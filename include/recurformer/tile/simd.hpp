@@ -20,26 +20,22 @@
 #endif
 #include "recurformer/core/dtype.hpp"
 
-// Files compiled for different sets would silently share what has no set in its name, such as a layer:
-// weights packed for one set and multiplied by another, or AVX-512 on a machine without. Therefore every file
-// defines one symbol, in a group named after its set. Of groups of one name a linker keeps one; two names are
-// two definitions, which it refuses. (.ifndef: with -flto several files become one.)
-#if defined(__ELF__) && !defined(__CUDA_ARCH__)
-#define RECURFORMER_GROUP_OF(set) "recurformer_kernels_of_" #set
-#define RECURFORMER_GROUP(set) RECURFORMER_GROUP_OF(set)
-asm(".ifndef recurformer_kernels_of_two_instruction_sets\n"
-    ".pushsection .rodata.recurformer,\"aG\",%progbits," RECURFORMER_GROUP(RECURFORMER_ISA) ",comdat\n"
-    ".globl recurformer_kernels_of_two_instruction_sets\n"
-    ".hidden recurformer_kernels_of_two_instruction_sets\n"
-    "recurformer_kernels_of_two_instruction_sets: .byte 0\n"
-    ".popsection\n"
-    ".endif");
-#undef RECURFORMER_GROUP
-#undef RECURFORMER_GROUP_OF
-#endif
-
 namespace rf::simd {
 inline namespace RECURFORMER_ISA {
+
+#if defined(__ELF__) && !defined(__CUDA_ARCH__)
+namespace detail {
+/// Files compiled for different sets would silently share what has no set in its name, such as a layer:
+/// weights packed for one set and multiplied by another, or AVX-512 on a machine without. The linker refuses
+/// them for a symbol in this function, which nobody calls: it keeps one function of a name, and so one per
+/// set, but takes no symbol twice.
+[[gnu::used, gnu::noinline]] inline void refuse_other_sets() {
+  asm(".globl recurformer_kernels_of_two_instruction_sets\n"
+      ".hidden recurformer_kernels_of_two_instruction_sets\n"
+      "recurformer_kernels_of_two_instruction_sets:");
+}
+}  // namespace detail
+#endif
 
 inline constexpr int width = RECURFORMER_VECTOR_WIDTH;
 
