@@ -41,7 +41,7 @@ function(recurformer_add_instruction_sets target)
   set(script "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/recurformer_isolate_set.cmake")
   foreach(set sse4_2 avx2 avx512)
     set(library ${target}_${set})
-    add_library(${library} OBJECT ${ARGN})
+    add_library(${library} OBJECT EXCLUDE_FROM_ALL ${ARGN})
     target_link_libraries(${library} PRIVATE ${libraries})
     target_include_directories(${library} PRIVATE $<TARGET_PROPERTY:${target},INCLUDE_DIRECTORIES>)
     target_compile_definitions(${library} PRIVATE $<TARGET_PROPERTY:${target},COMPILE_DEFINITIONS>
