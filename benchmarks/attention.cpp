@@ -217,11 +217,26 @@ void settings(benchmark::internal::Benchmark* b) {
 }
 
 BENCHMARK(forward<16>)->Apply(settings)->Args({256, 4, 2, 8, 0});
-BENCHMARK(forward<64>)->Apply(settings)->Args({1024, 14, 1, 1, 0})->Args({4096, 4, 1, 1, 0});
-BENCHMARK(forward<128>)->Apply(settings)->Args({1024, 8, 4, 1, 0})->Args({4096, 2, 1, 1, 0});
+BENCHMARK(forward<64>)
+    ->Apply(settings)
+    ->Args({512, 2, 7, 1, 0})
+    ->Args({1024, 14, 1, 1, 0})
+    ->Args({4096, 4, 1, 1, 0})
+    ->Args({4096, 2, 7, 1, 0})
+    ->Args({16384, 2, 1, 1, 0});
+BENCHMARK(forward<128>)
+    ->Apply(settings)
+    ->Args({512, 2, 7, 1, 0})
+    ->Args({1024, 8, 4, 1, 0})
+    ->Args({4096, 2, 1, 1, 0})
+    ->Args({16384, 2, 1, 1, 0});
 BENCHMARK(streaming_forward<64>)->Apply(settings)->Args({4096, 4, 1, 1, 256});
 BENCHMARK(backward<16>)->Apply(settings)->Args({256, 4, 2, 8, 0});
-BENCHMARK(backward<64>)->Apply(settings)->Args({512, 4, 2, 4, 0})->Args({4096, 2, 1, 1, 0});
+BENCHMARK(backward<64>)
+    ->Apply(settings)
+    ->Args({512, 4, 2, 4, 0})
+    ->Args({2048, 2, 7, 1, 0})
+    ->Args({4096, 2, 1, 1, 0});
 BENCHMARK(backward<128>)->Apply(settings)->Args({2048, 2, 1, 1, 0});
 BENCHMARK(streaming_backward<64>)->Apply(settings)->Args({4096, 4, 1, 1, 256});
 BENCHMARK(decode<16, float>)->Apply(settings)->Args({1, 4, 2, 1, 255})->Args({1, 4, 2, 8, 255});

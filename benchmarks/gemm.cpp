@@ -78,11 +78,13 @@ void packed(benchmark::State& state) {
 void training_shapes(benchmark::internal::Benchmark* b) {
   b->Args({2048, 128, 128})->Args({2048, 512, 128})->Args({2048, 128, 512});
   b->Args({128, 896, 896})->Args({512, 4864, 896})->Args({512, 896, 4864})->Args({2048, 896, 896});
+  b->Args({128, 2048, 2048})->Args({512, 8192, 2048})->Args({4096, 2048, 8192});
   b->ArgNames({"rows", "out", "in"})->UseRealTime();
 }
 void inference_shapes(benchmark::internal::Benchmark* b) {
   for (const std::int64_t rows : {1, 2, 4, 8, 32, 128, 512}) b->Args({rows, 4864, 896});
   b->Args({1, 896, 896})->Args({1, 896, 4864});
+  for (const std::int64_t rows : {1, 8, 128, 512}) b->Args({rows, 8192, 2048});
   b->ArgNames({"rows", "out", "in"})->UseRealTime();
 }
 

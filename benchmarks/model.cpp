@@ -153,6 +153,7 @@ void decode_arguments(benchmark::internal::Benchmark* b) {
   for (const std::int64_t sequences : {8, 32}) {
     add(Size::qwen2_500m, 1 << 10, sequences, 0);
     add(Size::qwen2_500m, 1 << 13, sequences, 0);
+    add(Size::llama_1b, 1 << 10, sequences, 0);
   }
   // What RecurFormer promises at long contexts: beside each other, all attention and 90 % replaced.
   for (const std::int64_t percent : {0, 90}) add(Size::many_groups_500m, 1 << 16, 1, percent);

@@ -2,8 +2,9 @@
 """peers.py [--only TEXT] [--rounds N] [--threads N] [--out FILE.json]: our CPU kernels and models beside others'.
 
 Runs each case N times in turn, ours (build/release/benchmarks/…, see benchmarks/run.sh) and the others', so that
-whatever else the machine does meets all of them; prints minimum and median times and the ratio of the medians (above 1:
-ours is faster). The others are PyTorch, eager and through torch.compile; OpenBLAS, as NumPy brings it; and llama.cpp.
+whatever else the machine does meets all of them; prints a table in Markdown: minimum and median times, ours as a share of
+the floor, and the ratio of the medians (above 1: ours is faster). The others are PyTorch, eager and through
+torch.compile; OpenBLAS, as NumPy brings it; and llama.cpp. Some cases have none.
 
 Needs `torch` and `numpy`; training steps also need `transformers`, decoding needs `llama-cpp-python` and `gguf` (cases
 whose packages are missing are named and left out).
@@ -181,6 +182,7 @@ def write_gguf(path, vocabulary, layers, d_model, heads, groups, d_ff):
 
 def llama_cpp_decode(model, context, threads):
     """A call that decodes one token behind `context` others, logits included."""
+    import gguf
     from llama_cpp import llama_cpp as llama
 
     logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
@@ -196,14 +198,14 @@ def llama_cpp_decode(model, context, threads):
     options = llama.llama_context_default_params()
     options.n_ctx = context + 64
     options.n_threads = options.n_threads_batch = threads
-    options.type_k = options.type_v = llama.GGML_TYPE_BF16
+    options.type_k = options.type_v = int(gguf.GGMLQuantizationType.BF16)
     run = llama.llama_init_from_model(weights, options)
     if not run:
         sys.exit("peers: llama.cpp has no context of that size")
 
     def feed(tokens):
-        batch = llama.llama_batch_get_one((llama.llama_token * len(tokens))(*tokens), len(tokens))
-        if llama.llama_decode(run, batch) != 0:
+        array = (llama.llama_token * len(tokens))(*tokens)  # the batch only points at it
+        if llama.llama_decode(run, llama.llama_batch_get_one(array, len(tokens))) != 0:
             sys.exit("peers: llama_decode failed")
 
     for first in range(0, context, 512):
@@ -231,49 +233,63 @@ def cases(torch, threads):
 
         return calls
 
-    for rows, outputs, inputs in ((128, 896, 896), (512, 4864, 896), (512, 896, 4864), (2048, 896, 896)):
+    for rows, outputs, inputs in ((128, 896, 896), (512, 4864, 896), (512, 896, 4864), (2048, 896, 896), (128, 2048, 2048),
+                                  (512, 8192, 2048), (4096, 2048, 8192)):
         yield ("gemm", f"linear_forward/rows:{rows}/out:{outputs}/in:{inputs}/real_time", (),
                partial(linear, torch, rows, outputs, inputs, torch.float32))
-    for rows in (1, 8, 32, 128, 512):
+    for rows, outputs, inputs in [(rows, 4864, 896) for rows in (1, 8, 32, 128, 512)] + [(128, 8192, 2048)]:
         for name, dtype in (("float", torch.float32), ("rf::bf16", torch.bfloat16)):
-            yield ("gemm", f"packed<{name}>/rows:{rows}/out:4864/in:896/real_time", (),
-                   partial(linear, torch, rows, 4864, 896, dtype))
-    for d_head, tokens, groups, queries in ((64, 1024, 14, 1), (64, 4096, 4, 1), (128, 1024, 8, 4), (128, 4096, 2, 1)):
+            yield ("gemm", f"packed<{name}>/rows:{rows}/out:{outputs}/in:{inputs}/real_time", (),
+                   partial(linear, torch, rows, outputs, inputs, dtype))
+    for d_head, tokens, groups, queries in ((64, 512, 2, 7), (64, 1024, 14, 1), (64, 4096, 4, 1), (64, 4096, 2, 7),
+                                            (64, 16384, 2, 1), (128, 512, 2, 7), (128, 1024, 8, 4), (128, 4096, 2, 1),
+                                            (128, 16384, 2, 1)):
         yield ("attention", f"forward<{d_head}>/tokens:{tokens}/groups:{groups}/queries:{queries}/sequences:1/"
                "past_or_window:0/real_time", (), plain(attention, tokens, groups, queries, 1, d_head))
-    for d_head, tokens, groups, queries, sequences in ((64, 512, 4, 2, 4), (64, 4096, 2, 1, 1), (128, 2048, 2, 1, 1)):
+    for d_head, tokens, groups, queries, sequences in ((64, 512, 4, 2, 4), (64, 2048, 2, 7, 1), (64, 4096, 2, 1, 1),
+                                                       (128, 2048, 2, 1, 1)):
         yield ("attention", f"backward<{d_head}>/tokens:{tokens}/groups:{groups}/queries:{queries}/"
                f"sequences:{sequences}/past_or_window:0/real_time", (),
                plain(attention, tokens, groups, queries, sequences, d_head, compiled=False, backward=True))
-    for channels, tokens in ((64, 1024), (512, 4096), (2048, 1024)):
-        yield ("selective_scan", f"scan_forward/{channels}/{tokens}/real_time", (),
+    for channels, tokens in ((64, 1024), (64, 65536), (512, 4096), (2048, 1024)):
+        yield ("selective_scan", f"scan_forward<16>/{channels}/{tokens}/real_time", (),
                plain(selective_scan, channels, tokens, compiled=False))
+        yield ("selective_scan", f"scan_backward<16>/{channels}/{tokens}/real_time", (), dict)
+    # The same channels and states: the scan and the SSD recurrence.
+    yield ("selective_scan", "scan_forward<64>/512/2048/real_time", (), dict)
+    yield ("ssd", "forward<64>/heads:8/tokens:2048/states:1/real_time", (), dict)
     for d_model, layers in ((384, 6), (768, 12)):
         yield ("model", f"training_step/d_model:{d_model}/layers:{layers}/replaced:0/real_time", ("transformers",),
                partial(training_step, torch, d_model, layers))
-    for model, context in ((0, 1 << 10), (0, 1 << 13), (1, 1 << 10), (1, 1 << 13)):
+        yield ("model", f"training_step/d_model:{d_model}/layers:{layers}/replaced:50/real_time", (), dict)
+    for model, context in ((0, 1 << 10), (0, 1 << 13), (1, 1 << 10)):
         yield ("model", f"decode/size:{model}/context:{context}/sequences:1/replaced:0/real_time", ("llama_cpp", "gguf"),
                partial(llama_cpp_decode, model, context, threads))
+    for model, context, sequences, replaced in ((0, 16, 1, 0), (1, 13, 1, 0), (1, 16, 1, 0), (0, 10, 8, 0), (0, 13, 8, 0),
+                                                (1, 10, 8, 0), (0, 10, 32, 0), (0, 13, 32, 0), (1, 10, 32, 0),
+                                                (2, 16, 1, 0), (2, 16, 1, 90), (0, 16, 8, 0), (0, 16, 8, 90)):
+        yield ("model", f"decode/size:{model}/context:{1 << context}/sequences:{sequences}/replaced:{replaced}/real_time",
+               (), dict)
 
 
 def measure(program, name, calls, rounds, threads):
-    """Prints a case's line and returns its numbers."""
-    times, share = {"ours": []}, 0.0
+    """Prints a case's row of the table and returns its numbers."""
+    times, shares = {"ours": []}, []
     for _ in range(rounds):
-        seconds, share_now = ours(program, name, threads)
+        seconds, share = ours(program, name, threads)
         times["ours"].append(seconds)
-        share = max(share, share_now)
+        shares.append(share)
         for peer, call in calls.items():
             times.setdefault(peer, []).append(seconds_of(call))
-    result = {"name": name, "share": share}
-    median = {who: statistics.median(all_times) for who, all_times in times.items()}
-    line = f"{name.removesuffix('/real_time'):<88} ours {1e3 * min(times['ours']):9.3f} / {1e3 * median['ours']:9.3f} ms" \
-           f" ({share:4.0%} of the floor)"
+    result = {"name": name, "share": statistics.median(shares)}
     for who, all_times in times.items():
-        result[who] = {"min": min(all_times), "median": median[who]}
-        if who != "ours":
-            line += f"   {who} {1e3 * min(all_times):9.3f} / {1e3 * median[who]:9.3f} ms, x {median[who] / median['ours']:.2f}"
-    print(line, flush=True)
+        result[who] = {"min": min(all_times), "median": statistics.median(all_times)}
+
+    def cell(who):
+        return f"{1e3 * result[who]['min']:.3g} / {1e3 * result[who]['median']:.3g} ms"
+
+    others = "; ".join(f"{who} {cell(who)}: **{result[who]['median'] / result['ours']['median']:.2f}**" for who in calls)
+    print(f"| {program} {name.removesuffix('/real_time')} | {cell('ours')} | {result['share']:.0%} | {others} |", flush=True)
     return result
 
 
@@ -291,7 +307,8 @@ def main():
     except ImportError:
         sys.exit("peers: PyTorch is not installed")
     torch.set_num_threads(arguments.threads)
-    print(f"PyTorch {torch.__version__}, {arguments.threads} threads; minimum / median of {arguments.rounds} rounds")
+    print(f"PyTorch {torch.__version__}, {arguments.threads} threads; minimum / median of {arguments.rounds} rounds\n\n"
+          "| case | ours | share of the floor | others: how many times ours |\n|---|---|---|---|")
     results = []
     for program, name, packages, calls in cases(torch, arguments.threads):
         if arguments.only not in name:

@@ -24,7 +24,7 @@ namespace {
 using rf::benchmarks::measure;
 using rf::cpu::SelectiveScan, rf::cpu::SelectiveScanGradient;
 
-constexpr int states = 16;
+constexpr int states = 16;  // of the heads
 
 std::vector<float> uniform(std::int64_t count, double low, double high) {
   rf::Random random(static_cast<std::uint64_t>(count));
@@ -33,14 +33,15 @@ std::vector<float> uniform(std::int64_t count, double low, double high) {
   return values;
 }
 
-/// One scan with its gradients' memory.
+/// One scan of N states per channel, with its gradients' memory.
+template <int N>
 class Work {
  public:
   Work(std::int64_t channels, std::int64_t rows)
       : x_(uniform(rows * channels, -1, 1)),
         delta_(uniform(rows * channels, 0.01, 0.3)),
-        coefficients_(uniform(rows * 2 * states, -1, 1)),
-        a_(uniform(states * channels, -3, -0.01)),
+        coefficients_(uniform(rows * 2 * N, -1, 1)),
+        a_(uniform(N * channels, -3, -0.01)),
         skip_(uniform(channels, -1, 1)),
         y_(x_.size()),
         d_x_(x_.size()),
@@ -55,8 +56,8 @@ class Work {
             .channels = channels,
             .x = {x_.data(), channels},
             .delta = {delta_.data(), channels},
-            .b = {coefficients_.data(), 2 * states},
-            .c = {coefficients_.data() + states, 2 * states},
+            .b = {coefficients_.data(), 2 * N},
+            .c = {coefficients_.data() + N, 2 * N},
             .a = a_.data(),
             .skip = skip_.data(),
             .y = {y_.data(), channels},
@@ -66,13 +67,13 @@ class Work {
                 .d_y = {y_.data(), channels},
                 .d_x = {d_x_.data(), channels},
                 .d_delta = {d_delta_.data(), channels},
-                .d_b = {d_coefficients_.data(), 2 * states},
-                .d_c = {d_coefficients_.data() + states, 2 * states},
+                .d_b = {d_coefficients_.data(), 2 * N},
+                .d_c = {d_coefficients_.data() + N, 2 * N},
                 .d_state = d_state_.data(),
                 .d_a = d_a_.data(),
                 .d_skip = d_skip_.data()};
     gradient.forward.chunk_states = {chunk_states_.data(), channels};
-    rf::cpu::selective_scan<states>(gradient.forward);
+    rf::cpu::selective_scan<N>(gradient.forward);
   }
 
   SelectiveScan scan;
@@ -171,26 +172,28 @@ class Heads {
   std::vector<float*> d_pointers_;
 };
 
-/// Work of a scan over so many tokens times channels that moves so many floats.
-rf::benchmarks::Work work_of(double token_channels, double floats_moved) {
-  return {.bytes = 4 * floats_moved, .exponentials = states * token_channels};
+/// Work of a scan over so many tokens times channels, with n states each, that moves so many floats.
+rf::benchmarks::Work work_of(double token_channels, double floats_moved, int n = states) {
+  return {.bytes = 4 * floats_moved, .exponentials = n * token_channels};
 }
 
+template <int N>
 void scan_forward(benchmark::State& state) {
   const auto channels = state.range(0), rows = state.range(1);
-  Work work(channels, rows);
+  Work<N> work(channels, rows);
   const auto tokens = static_cast<double>(rows), width = static_cast<double>(channels);
-  measure(state, work_of(tokens * width, tokens * (3 * width + 2 * states)),
-          [&] { rf::cpu::selective_scan<states>(work.scan); });
+  measure(state, work_of(tokens * width, tokens * (3 * width + 2 * N), N),
+          [&] { rf::cpu::selective_scan<N>(work.scan); });
 }
 
+template <int N>
 void scan_backward(benchmark::State& state) {
   const auto channels = state.range(0), rows = state.range(1);
-  Work work(channels, rows);
+  Work<N> work(channels, rows);
   const auto tokens = static_cast<double>(rows), width = static_cast<double>(channels);
-  constexpr double saved = static_cast<double>(states) / rf::cpu::scan_chunk;
-  measure(state, work_of(tokens * width, tokens * ((5 + saved) * width + 4 * states)),
-          [&] { rf::cpu::selective_scan_backward<states>(work.gradient); });
+  constexpr double saved = static_cast<double>(N) / rf::cpu::scan_chunk;
+  measure(state, work_of(tokens * width, tokens * ((5 + saved) * width + 4 * N), N),
+          [&] { rf::cpu::selective_scan_backward<N>(work.gradient); });
 }
 
 void heads_forward(benchmark::State& state) {
@@ -222,11 +225,13 @@ void heads_decode(benchmark::State& state) {
 
 /// channels, tokens
 void scan_sizes(benchmark::internal::Benchmark* benchmark) {
-  benchmark->Args({64, 1024})->Args({64, 16384})->Args({512, 4096})->Args({2048, 1024})->Args({2048, 16384});
+  benchmark->Args({64, 1024})->Args({64, 65536})->Args({512, 4096})->Args({2048, 1024})->Args({2048, 16384});
   benchmark->Unit(benchmark::kMillisecond)->UseRealTime();
 }
-BENCHMARK(scan_forward)->Apply(scan_sizes);
-BENCHMARK(scan_backward)->Apply(scan_sizes);
+BENCHMARK(scan_forward<16>)->Apply(scan_sizes);
+BENCHMARK(scan_backward<16>)->Apply(scan_sizes);
+// The channels and states of the SSD recurrence with eight heads of 64 (ssd.cpp).
+BENCHMARK(scan_forward<64>)->Args({512, 2048})->Unit(benchmark::kMillisecond)->UseRealTime();
 
 /// d_head, heads, tokens
 void head_sizes(benchmark::internal::Benchmark* benchmark) {

@@ -5,7 +5,6 @@
 #include <doctest/doctest.h>
 
 #include <cstddef>
-#include <cstring>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -16,10 +15,12 @@
 #include "recurformer/model/linear_products.hpp"
 #include "support/error_message.hpp"
 #include "support/golden_model.hpp"
+#include "support/same_weights.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace {
 
+using rf::test::check_same_weights;
 using rf::test::contains;
 using rf::test::message_of;
 using rf::test::TemporaryFolder;
@@ -33,18 +34,6 @@ struct Spec {
 };
 template <class P>
 using Model = rf::Model<Spec<P>>;
-
-template <class M>
-void check_equal(M& a, M& b) {
-  const auto left = rf::parameter_refs(a.weights()), right = rf::parameter_refs(b.weights());
-  REQUIRE(left.size() == right.size());
-  for (std::size_t i = 0; i < left.size(); ++i) {
-    CAPTURE(left[i].name);
-    REQUIRE(left[i].size == right[i].size);
-    CHECK(std::memcmp(left[i].data, right[i].data,
-                      static_cast<std::size_t>(left[i].size) * rf::size_of(left[i].dtype)) == 0);
-  }
-}
 
 }  // namespace
 
@@ -65,7 +54,7 @@ TEST_CASE("golden Falcon-H1: weights of a mapped file are those of a read one") 
     CAPTURE(name);
     auto mapped = rf::load_model<Model<rf::Bf16>>(golden::folder + name);
     auto copied = golden::load<Model<rf::Bf16>>(name);
-    check_equal(mapped, copied);
+    check_same_weights(mapped, copied);
   }
 }
 
@@ -79,7 +68,7 @@ TEST_CASE("golden Falcon-H1: what is saved is such a checkpoint, of the same mod
     rf::save_model(model.weights(), config, folder.path().string());
     auto again = rf::load_model<Model<rf::Fp32>>(folder.path().string());
     CHECK(again.shape() == model.shape());
-    check_equal(again, model);
+    check_same_weights(again, model);
 
     const rf::SafetensorsFile read(golden::folder + name + "/model.safetensors"),
         saved(folder / "model.safetensors");

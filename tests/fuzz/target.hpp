@@ -15,8 +15,8 @@
 #include <string_view>
 #include <vector>
 
+#include "../support/memory.hpp"
 #include "../support/temporary_folder.hpp"
-#include "memory.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
 #include "recurformer/core/error.hpp"
 

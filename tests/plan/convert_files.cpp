@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../support/error_message.hpp"
+#include "../support/same_weights.hpp"
 #include "../support/temporary_folder.hpp"
 #include "recurformer/spec/attention.hpp"
 #include "recurformer/spec/mamba.hpp"
@@ -15,6 +16,7 @@
 
 namespace {
 
+using rf::test::check_same_weights;
 using rf::test::contains;
 using rf::test::message_of;
 using rf::test::TemporaryFolder;
@@ -77,18 +79,6 @@ Weights<P> write_original(const std::string& folder, bool tied = true) {
   return model;
 }
 
-template <class P>
-void check_values(Weights<P>& a, Weights<P>& b) {
-  const auto left = rf::parameter_refs(a.weights()), right = rf::parameter_refs(b.weights());
-  REQUIRE(left.size() == right.size());
-  for (std::size_t i = 0; i < left.size(); ++i) {
-    CAPTURE(left[i].name);
-    REQUIRE(left[i].size == right[i].size);
-    CHECK(std::memcmp(left[i].data, right[i].data,
-                      static_cast<std::size_t>(left[i].size) * rf::size_of(left[i].dtype)) == 0);
-  }
-}
-
 /// Converts in memory and from folder to folder.
 template <class P>
 void check_same(const std::string& mixer, bool tied) {
@@ -104,7 +94,7 @@ void check_same(const std::string& mixer, bool tied) {
   CHECK(config.other.at("eos_token_id") == 3);
   Weights<P> found(config.shape, config.plan);
   rf::load_weights(found.weights(), folder / "converted");
-  check_values(found, expected);
+  check_same_weights(found, expected);
 
   rf::save_model(expected.weights(), config, folder / "saved");
   CHECK(rf::read_text_file(folder / "converted/model.safetensors") ==

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "fuzz/memory.hpp"
+#include "support/memory.hpp"
 #include "support/small_model.hpp"
 
 namespace {

@@ -1,5 +1,5 @@
-#ifndef RECURFORMER_TESTS_FUZZ_MEMORY_HPP
-#define RECURFORMER_TESTS_FUZZ_MEMORY_HPP
+#ifndef RECURFORMER_TESTS_SUPPORT_MEMORY_HPP
+#define RECURFORMER_TESTS_SUPPORT_MEMORY_HPP
 
 // How much memory a program has allocated, with what memory.cpp counts.
 
@@ -15,4 +15,4 @@ void reset_peak_memory();
 
 }  // namespace rf::test
 
-#endif  // RECURFORMER_TESTS_FUZZ_MEMORY_HPP
+#endif  // RECURFORMER_TESTS_SUPPORT_MEMORY_HPP
