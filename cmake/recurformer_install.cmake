@@ -17,6 +17,7 @@ if(TARGET recurformer_tokenizer)
   install(FILES cmake/FindPCRE2.cmake cmake/Findutf8proc.cmake DESTINATION "${package_dir}")
 endif()
 
+install(FILES cmake/recurformer_instruction_sets.cmake cmake/recurformer_isolate_set.cmake DESTINATION "${package_dir}")
 configure_package_config_file(cmake/recurformer-config.cmake.in recurformer-config.cmake
                               INSTALL_DESTINATION "${package_dir}")
 # Before 1.0 every minor version may change the interface.

@@ -20,6 +20,9 @@ esac
 . cmake/packages.sh
 require_packages g++ clang cmake ninja-build doctest-dev nlohmann-json3-dev libcli11-dev libbenchmark-dev \
   libpcre2-dev libutf8proc-dev libdlpack-dev pkgconf
+if $full; then
+  require_packages g++-aarch64-linux-gnu qemu-user # other machines
+fi
 
 options=(-DRECURFORMER_WERROR=ON -DRECURFORMER_FULL_TESTS=$full_tests)
 cmake --preset release "${options[@]}" -DRECURFORMER_CUDA=AUTO

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "recurformer/checkpoint/atomic_file.hpp"
+#include "recurformer/core/instruction_set.hpp"
 
 namespace cli {
 
@@ -21,8 +22,9 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
 
 void use_cpu(const CommonOptions& options, const std::string& why) {
   if (options.threads > 0) rf::set_threads(options.threads);
-  std::fprintf(stderr, "backend: cpu (%s, %d threads)%s\n", rf::cpu_instruction_set(),
-               rf::default_pool().threads(), why.empty() ? "" : (", since " + why).c_str());
+  std::fprintf(stderr, "backend: cpu (%s, %d threads)%s\n",
+               std::string(rf::name_of(rf::compiled_instruction_set)).c_str(), rf::default_pool().threads(),
+               why.empty() ? "" : (", since " + why).c_str());
 }
 
 void write_results(const CommonOptions& options, nlohmann::json results) {

@@ -9,6 +9,7 @@
 #include "model_io.hpp"
 #include "recurformer/checkpoint/atomic_file.hpp"
 #include "recurformer/checkpoint/plan_file.hpp"
+#include "recurformer/core/instruction_set.hpp"
 #include "recurformer/plan/analysis_file.hpp"
 #include "report.hpp"
 #include "steps.hpp"
@@ -264,7 +265,7 @@ class Demo {
                            {"fraction", 0.5},
                            {"seconds", watch_.seconds()}};
     report_["machine"] = {{"backend", "cpu"},
-                          {"instruction_set", rf::cpu_instruction_set()},
+                          {"instruction_set", rf::name_of(rf::compiled_instruction_set)},
                           {"threads", rf::default_pool().threads()},
                           {"cpu", processor_name()}};
     report_["model"] = {{"layers", shape().layers},

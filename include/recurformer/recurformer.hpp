@@ -8,6 +8,7 @@
 #include "recurformer/core/config.hpp"
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/core/error.hpp"
+#include "recurformer/core/instruction_set.hpp"
 #include "recurformer/core/memory.hpp"
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/core/precision.hpp"

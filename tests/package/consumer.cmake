@@ -24,4 +24,5 @@ endforeach()
 
 add_executable(consumer ${CMAKE_CURRENT_LIST_DIR}/main.cpp)
 target_link_libraries(consumer PRIVATE recurformer::tokenizer)
-target_compile_definitions(consumer PRIVATE CONSUMER_HAS_LIBRARIES)
+target_compile_definitions(consumer PRIVATE CONSUMER_HAS_CHECKPOINT CONSUMER_HAS_TOKENIZER CONSUMER_HAS_SETS)
+recurformer_add_instruction_sets(consumer ${CMAKE_CURRENT_LIST_DIR}/vector_sum.cpp)

@@ -16,13 +16,27 @@
 #include <utility>
 
 #include "recurformer/core/config.hpp"
-#if RECURFORMER_VECTOR_WIDTH > 4
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 #include "recurformer/core/dtype.hpp"
 
 namespace rf::simd {
 inline namespace RECURFORMER_ISA {
+
+#if defined(__ELF__) && !defined(__CUDA_ARCH__)
+namespace detail {
+/// Files compiled for different sets would silently share what has no set in its name, such as a layer:
+/// weights packed for one set and multiplied by another, or AVX-512 on a machine without. The linker refuses
+/// them for a symbol in this function, which nobody calls: it keeps one function of a name, and so one per
+/// set, but takes no symbol twice.
+[[gnu::used, gnu::noinline]] inline void refuse_other_sets() {
+  asm(".globl recurformer_kernels_of_two_instruction_sets\n"
+      ".hidden recurformer_kernels_of_two_instruction_sets\n"
+      "recurformer_kernels_of_two_instruction_sets:");
+}
+}  // namespace detail
+#endif
 
 inline constexpr int width = RECURFORMER_VECTOR_WIDTH;
 
@@ -82,6 +96,8 @@ RECURFORMER_INLINE Vec max(Vec a, Vec b) {
       _mm512_maskz_max_ps(0xffff, detail::bits_as<__m512>(a), detail::bits_as<__m512>(b)));
 #elif RECURFORMER_VECTOR_WIDTH == 8
   return detail::bits_as<Vec>(_mm256_max_ps(detail::bits_as<__m256>(a), detail::bits_as<__m256>(b)));
+#elif defined(__SSE2__)
+  return detail::bits_as<Vec>(_mm_max_ps(detail::bits_as<__m128>(a), detail::bits_as<__m128>(b)));
 #else
   return a > b ? a : b;
 #endif
@@ -92,6 +108,8 @@ RECURFORMER_INLINE Vec min(Vec a, Vec b) {
       _mm512_maskz_min_ps(0xffff, detail::bits_as<__m512>(a), detail::bits_as<__m512>(b)));
 #elif RECURFORMER_VECTOR_WIDTH == 8
   return detail::bits_as<Vec>(_mm256_min_ps(detail::bits_as<__m256>(a), detail::bits_as<__m256>(b)));
+#elif defined(__SSE2__)
+  return detail::bits_as<Vec>(_mm_min_ps(detail::bits_as<__m128>(a), detail::bits_as<__m128>(b)));
 #else
   return a < b ? a : b;
 #endif
@@ -106,6 +124,8 @@ RECURFORMER_INLINE Vec sqrt(Vec a) {
   return detail::bits_as<Vec>(_mm512_maskz_sqrt_ps(0xffff, detail::bits_as<__m512>(a)));
 #elif RECURFORMER_VECTOR_WIDTH == 8
   return detail::bits_as<Vec>(_mm256_sqrt_ps(detail::bits_as<__m256>(a)));
+#elif defined(__SSE2__)
+  return detail::bits_as<Vec>(_mm_sqrt_ps(detail::bits_as<__m128>(a)));
 #else
   for (int i = 0; i < width; ++i) a[i] = __builtin_sqrtf(a[i]);
   return a;
