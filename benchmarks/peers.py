@@ -33,15 +33,16 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "build/release/benchmarks"
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
-def ours(program, name, threads):
-    """Seconds per iteration of one of our benchmarks, and its share of the floor."""
+def ours(program, name, threads, repetitions=1):
+    """Seconds per iteration of one of our benchmarks, and its share of the floor: lists, one of each per repetition."""
     if not (BENCHMARKS / program).exists():
         sys.exit(f"peers: {BENCHMARKS / program} is missing; build it: cmake --preset release && cmake --build "
                  "--preset release --target benchmarks")
     command = ["taskset", "-c", f"0-{threads - 1}", BENCHMARKS / program, f"--benchmark_filter=^{name}$",
-               "--benchmark_format=json", "--benchmark_min_time=0.3"]
+               "--benchmark_format=json", "--benchmark_min_time=0.3", f"--benchmark_repetitions={repetitions}"]
     rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["benchmarks"]
-    return rows[0]["real_time"] * SECONDS[rows[0]["time_unit"]], rows[0]["share"]
+    rows = [row for row in rows if row["run_type"] == "iteration"]
+    return [row["real_time"] * SECONDS[row["time_unit"]] for row in rows], [row["share"] for row in rows]
 
 
 def seconds_of(call):
@@ -270,15 +271,19 @@ def cases(torch, threads):
                                                 (2, 16, 1, 0), (2, 16, 1, 90), (0, 16, 8, 0), (0, 16, 8, 90)):
         yield ("model", f"decode/size:{model}/context:{1 << context}/sequences:{sequences}/replaced:{replaced}/real_time",
                (), dict)
+    for model, context in ((0, 10), (0, 13), (0, 16), (1, 10)):
+        yield "model", f"decode_int8/size:{model}/context:{1 << context}/sequences:1/replaced:0/real_time", (), dict
+    yield "start_up", "start_up/iterations:15/manual_time", (), dict
 
 
 def measure(program, name, calls, rounds, threads):
     """Prints a case's row of the table and returns its numbers."""
     times, shares = {"ours": []}, []
-    for _ in range(rounds):
-        seconds, share = ours(program, name, threads)
-        times["ours"].append(seconds)
-        shares.append(share)
+    # With nobody to take turns with, one run of the program does it: some take longer to prepare than to measure.
+    for _ in range(rounds if calls else 1):
+        seconds, share = ours(program, name, threads, 1 if calls else rounds)
+        times["ours"] += seconds
+        shares += share
         for peer, call in calls.items():
             times.setdefault(peer, []).append(seconds_of(call))
     result = {"name": name, "share": statistics.median(shares)}
