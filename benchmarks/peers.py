@@ -17,6 +17,7 @@ and cache in bf16; its cache is filled by a prefill, ours with numbers.
 
 import argparse
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -55,14 +56,18 @@ def seconds_of(call):
     return (time.perf_counter() - start) / calls
 
 
-def linear(torch, rows, outputs, inputs, dtype):
+def linear(torch, rows, outputs, inputs, dtype, from_memory=False):
+    """Products of x with one matrix, or in turn with as many as are more than the caches hold, as ours does then."""
     import torch.nn.functional as functional
 
-    x, w = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
-    calls = {"eager": lambda: functional.linear(x, w)}
+    x = torch.randn(rows, inputs, dtype=dtype)
+    count = (256 << 20) // (outputs * inputs * dtype.itemsize) + 1 if from_memory else 1
+    matrices = [torch.randn(outputs, inputs, dtype=dtype) for _ in range(count)]
+    turn = itertools.cycle(matrices)
+    calls = {"eager": lambda: functional.linear(x, next(turn))}
     if dtype == torch.float32:
-        a, b = x.numpy(), w.numpy()
-        calls["openblas"] = lambda: a @ b.T
+        a, arrays = x.numpy(), itertools.cycle([matrix.numpy().T for matrix in matrices])
+        calls["openblas"] = lambda: a @ next(arrays)
     return calls
 
 
@@ -241,7 +246,7 @@ def cases(torch, threads):
     for rows, outputs, inputs in [(rows, 4864, 896) for rows in (1, 8, 32, 128, 512)] + [(128, 8192, 2048)]:
         for name, dtype in (("float", torch.float32), ("rf::bf16", torch.bfloat16)):
             yield ("gemm", f"packed<{name}>/rows:{rows}/out:{outputs}/in:{inputs}/real_time", (),
-                   partial(linear, torch, rows, outputs, inputs, dtype))
+                   partial(linear, torch, rows, outputs, inputs, dtype, from_memory=True))
     for d_head, tokens, groups, queries in ((64, 512, 2, 7), (64, 1024, 14, 1), (64, 4096, 4, 1), (64, 4096, 2, 7),
                                             (64, 16384, 2, 1), (128, 512, 2, 7), (128, 1024, 8, 4), (128, 4096, 2, 1),
                                             (128, 16384, 2, 1)):
