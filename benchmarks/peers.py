@@ -41,7 +41,10 @@ def ours(program, name, threads, repetitions=1):
                  "--preset release --target benchmarks")
     command = ["taskset", "-c", f"0-{threads - 1}", BENCHMARKS / program, f"--benchmark_filter=^{name}$",
                "--benchmark_format=json", "--benchmark_min_time=0.3", f"--benchmark_repetitions={repetitions}"]
-    rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["benchmarks"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if not output:
+        sys.exit(f"peers: {program} has no benchmark {name}")
+    rows = json.loads(output)["benchmarks"]
     rows = [row for row in rows if row["run_type"] == "iteration"]
     return [row["real_time"] * SECONDS[row["time_unit"]] for row in rows], [row["share"] for row in rows]
 

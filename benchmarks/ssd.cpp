@@ -188,7 +188,7 @@ void sizes(benchmark::internal::Benchmark* run, std::initializer_list<std::vecto
 }
 
 BENCHMARK(forward<16>)->Apply([](auto* run) { sizes(run, {{2, 256, 32}}); });
-BENCHMARK(forward<64>)->Apply([](auto* run) { sizes(run, {{1, 2048, 8}, {4, 2048, 4}}); });
+BENCHMARK(forward<64>)->Apply([](auto* run) { sizes(run, {{1, 2048, 8}, {4, 2048, 4}, {8, 2048, 1}}); });
 BENCHMARK(forward<128>)->Apply([](auto* run) {
   sizes(run, {{1, 2048, 4}, {4, 2048, 2}, {4, 4096, 1}, {4, 16, 8}});
 });
