@@ -1,8 +1,8 @@
 #ifndef RECURFORMER_BENCHMARKS_CEILINGS_HPP
 #define RECURFORMER_BENCHMARKS_CEILINGS_HPP
 
-// What this machine can do at most, measured once per process on all threads of the default pool, and the
-// floor that it sets under the time of a piece of work. Every line of a benchmark prints
+// What this machine can do at most, measured on all threads of the default pool between the calls that are
+// timed, and the floor that it sets under the time of a piece of work. Every line of a benchmark prints
 //
 //   floor_us  the time the ceilings allow: the longest of operations, bytes and exponentials; the label says
 //             which of them it is
@@ -24,16 +24,12 @@
 
 namespace rf::benchmarks {
 
-/// Seconds of the fastest of `repeats` calls.
+/// Seconds of a call.
 template <class Body>
-double fastest(int repeats, Body&& body) {
-  double best = 1e30;
-  for (int i = 0; i < repeats; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    body();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
+double seconds_of(Body&& body) {
+  const auto start = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 namespace detail {
@@ -84,48 +80,39 @@ inline constexpr int exponentials_per_step = 16;
 
 }  // namespace detail
 
-/// Floating-point operations per second of fused multiply-adds on registers.
+/// Floating-point operations per second of fused multiply-adds on registers, at the moment.
 inline double peak_flops() {
-  static const double value = [] {
-    constexpr std::int64_t steps = 2'000'000;
-    const int threads = default_pool().threads();
-    const double seconds = fastest(12, [&] {
-      parallel_for(threads, [&](std::int64_t) { detail::multiply_add_loop(steps, 0.999f, 1e-3f); });
-    });
-    return static_cast<double>(threads) * static_cast<double>(steps) * 12 * 2 * simd::width / seconds;
-  }();
-  return value;
+  constexpr std::int64_t steps = 500'000;
+  const int threads = default_pool().threads();
+  const double seconds = seconds_of(
+      [&] { parallel_for(threads, [&](std::int64_t) { detail::multiply_add_loop(steps, 0.999f, 1e-3f); }); });
+  return static_cast<double>(threads) * static_cast<double>(steps) * 12 * 2 * simd::width / seconds;
 }
 
-/// Bytes per second read from memory, far beyond the caches.
+/// Bytes per second read from memory, far beyond the caches, at the moment.
 inline double read_bandwidth() {
-  static const double value = [] {
-    constexpr std::int64_t count = std::int64_t{1} << 27, piece = 1 << 18;  // 512 MiB in pieces of 1 MiB
-    cpu::AlignedBuffer<float> buffer(static_cast<std::size_t>(count));
-    parallel_for(count / piece, [&](std::int64_t i) { std::fill_n(buffer.data() + i * piece, piece, 1.0f); });
-    const double seconds = fastest(8, [&] {
-      parallel_for(count / piece,
-                   [&](std::int64_t i) { detail::read_loop(buffer.data() + i * piece, piece); });
-    });
-    return static_cast<double>(count) * sizeof(float) / seconds;
+  constexpr std::int64_t count = std::int64_t{1} << 26, piece = 1 << 18;  // 256 MiB in pieces of 1 MiB
+  static const cpu::AlignedBuffer<float> buffer = [] {
+    cpu::AlignedBuffer<float> ones(static_cast<std::size_t>(count));
+    parallel_for(count / piece, [&](std::int64_t i) { std::fill_n(ones.data() + i * piece, piece, 1.0f); });
+    return ones;
   }();
-  return value;
+  const double seconds = seconds_of([&] {
+    parallel_for(count / piece, [&](std::int64_t i) { detail::read_loop(buffer.data() + i * piece, piece); });
+  });
+  return static_cast<double>(count) * sizeof(float) / seconds;
 }
 
-/// Exponentials per second of arguments that are at hand.
+/// Exponentials per second of arguments that are at hand, at the moment.
 inline double peak_exponentials() {
-  static const double value = [] {
-    constexpr std::int64_t steps = 20'000;
-    const std::vector<float> rates(detail::exponentials_per_step * simd::width, -0.7f);
-    const std::vector<float> delta(64 * simd::width, 0.3f);
-    const int threads = default_pool().threads();
-    const double seconds = fastest(40, [&] {
-      parallel_for(threads,
-                   [&](std::int64_t) { detail::exponential_loop(rates.data(), delta.data(), steps); });
-    });
-    return static_cast<double>(threads * steps * detail::exponentials_per_step * simd::width) / seconds;
-  }();
-  return value;
+  constexpr std::int64_t steps = 20'000;
+  static const std::vector<float> rates(detail::exponentials_per_step * simd::width, -0.7f);
+  static const std::vector<float> delta(64 * simd::width, 0.3f);
+  const int threads = default_pool().threads();
+  const double seconds = seconds_of([&] {
+    parallel_for(threads, [&](std::int64_t) { detail::exponential_loop(rates.data(), delta.data(), steps); });
+  });
+  return static_cast<double>(threads * steps * detail::exponentials_per_step * simd::width) / seconds;
 }
 
 /// What one iteration of a benchmark has to do at least.
@@ -141,29 +128,46 @@ struct Floor {
   std::string limit = {};
 };
 
+/// Measures the ceilings that the work meets.
 inline Floor floor_of(const Work& work) {
-  Floor floor{work.operations / peak_flops(), "floor: operations"};
-  const auto raise = [&](double seconds, const char* limit) {
+  Floor floor;
+  const auto raise = [&](double amount, double (*ceiling)(), const char* limit) {
+    if (amount <= 0) return;
+    const double seconds = amount / ceiling();
     if (seconds > floor.seconds) floor = {seconds, limit};
   };
-  raise(work.bytes / read_bandwidth(), "floor: bytes");
-  raise(work.exponentials / peak_exponentials(), "floor: exponentials");
+  raise(work.operations, peak_flops, "floor: operations");
+  raise(work.bytes, read_bandwidth, "floor: bytes");
+  raise(work.exponentials, peak_exponentials, "floor: exponentials");
   return floor;
 }
 
 /// Times body() and reports the floor, the share of it reached, and the rates of whatever the work counts.
 /// Use with UseRealTime().
+///
+/// The ceilings are measured anew every tenth of a second, between two calls: on a machine that others use,
+/// too, they change within seconds by a factor of two, and with them the time of the work.
 template <class Body>
 void measure(benchmark::State& state, const Work& work, Body&& body) {
-  const Floor floor = floor_of(work);
-  body();  // the first call grows scratch memory
-  const auto start = std::chrono::steady_clock::now();
-  for (auto _ : state) body();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
-                         static_cast<double>(state.iterations());
-  state.SetLabel(floor.limit);
-  state.counters["floor_us"] = floor.seconds * 1e6;
-  state.counters["share"] = floor.seconds / seconds;
+  constexpr double between = 0.1;  // seconds
+  body();                          // the first call grows scratch memory
+  double total = 0, since = between, floors = 0;
+  std::int64_t samples = 0;
+  for (auto _ : state) {
+    if (since >= between) {
+      state.PauseTiming();
+      const Floor now = floor_of(work);
+      state.SetLabel(now.limit);
+      floors += now.seconds, ++samples, since = 0;
+      state.ResumeTiming();
+    }
+    const double seconds = seconds_of(body);
+    total += seconds, since += seconds;
+  }
+  const double seconds = total / static_cast<double>(state.iterations());
+  const double floor = floors / static_cast<double>(samples);
+  state.counters["floor_us"] = floor * 1e6;
+  state.counters["share"] = floor / seconds;
   if (work.operations > 0) state.counters["GFLOP/s"] = work.operations / seconds * 1e-9;
   if (work.bytes > 0) state.counters["GB/s"] = work.bytes / seconds * 1e-9;
   if (work.exponentials > 0) state.counters["Gexp/s"] = work.exponentials / seconds * 1e-9;
