@@ -140,3 +140,30 @@ TEST_CASE("parallel: no threads are an error that says so") {
   CHECK_THROWS_AS(rf::set_threads(-2), rf::ArgumentError);
   CHECK(rf::default_pool().threads() == before);
 }
+
+TEST_CASE("parallel: ranges follow each other from 0 to the end and get shorter") {
+  for (const int threads : {1, 2, 3, 16})
+    for (const std::int64_t count : {0, 1, 2, 3, 5, 16, 17, 102, 100'000}) {
+      CAPTURE(threads);
+      CAPTURE(count);
+      std::int64_t end = 0, length = count;
+      for (const rf::LoopRange range : rf::loop_ranges(count, threads)) {
+        CHECK(range.first == end);
+        CHECK(range.end > range.first);
+        CHECK(range.end - range.first <= length);
+        end = range.end, length = range.end - range.first;
+      }
+      CHECK(end == count);
+      CHECK(rf::loop_ranges(count, threads).size() <= static_cast<std::size_t>(12 * threads));
+    }
+  // Three quarters at once, one part for each thread; the last ones short.
+  const auto ranges = rf::loop_ranges(1000, 2);
+  CHECK(ranges.at(1).end == 750);
+  CHECK(ranges.back().end - ranges.back().first == 1);
+
+  std::vector<std::atomic<int>> seen(1000);
+  rf::parallel_ranges(1000, [&](std::int64_t first, std::int64_t end) {
+    for (std::int64_t i = first; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
+  });
+  CHECK(std::vector<int>(seen.begin(), seen.end()) == ones(1000));
+}

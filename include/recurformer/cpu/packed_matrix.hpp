@@ -7,8 +7,9 @@
 //         8-bit integers with a scale for every int8_group inputs of an output
 //   x, y  float, row-major
 //
-// Flow: up to two tiles of rows, threads walk along whole panels, so that memory delivers every weight once
-// and in address order; more rows share a panel's block, widened to float, while it is in cache.
+// Flow: up to two tiles of rows, every thread walks along its part of the panels, so that memory delivers
+// every weight once and in address order; more rows share a panel's block, widened to float, while it is in
+// cache.
 //
 // A row of y has the same bits whatever the number of rows beside it and the number of threads, and the same
 // as gemm() gives, integers apart, which are multiplied by their scales group by group: decoding, chunked and
@@ -82,16 +83,16 @@ class PackedMatrix {
     const Operands operands{x, x_stride, y, y_stride, accumulate, bias};
     if (inputs_ == 0) return start_only(operands, rows);
     const bool share = rows * outputs_ * inputs_ >= least_shared;
+    if (rows <= streamed_rows)
+      return detail::share_ranges_or_run(panel_count(), share, [&](std::int64_t first, std::int64_t end) {
+        stream(operands, {0, rows, first * panel_width, std::min(outputs_, end * panel_width)});
+      });
     const auto grid = detail::block_grid(rows, outputs_, share ? default_pool().threads() : 1, {});
     detail::share_or_run(grid.count(), share, [&](std::int64_t block) {
       const std::int64_t first_row = block / grid.across * grid.rows;
       const std::int64_t first = block % grid.across * grid.panels * panel_width;
-      const Block part{first_row, std::min(rows, first_row + grid.rows), first,
-                       std::min(outputs_, first + grid.panels * panel_width)};
-      if (rows <= streamed_rows)
-        stream(operands, part);
-      else
-        multiply_block(operands, part);
+      multiply_block(operands, {first_row, std::min(rows, first_row + grid.rows), first,
+                                std::min(outputs_, first + grid.panels * panel_width)});
     });
   }
 
