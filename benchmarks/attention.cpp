@@ -240,7 +240,12 @@ BENCHMARK(backward<64>)
 BENCHMARK(backward<128>)->Apply(settings)->Args({2048, 2, 1, 1, 0});
 BENCHMARK(streaming_backward<64>)->Apply(settings)->Args({4096, 4, 1, 1, 256});
 BENCHMARK(decode<16, float>)->Apply(settings)->Args({1, 4, 2, 1, 255})->Args({1, 4, 2, 8, 255});
-BENCHMARK(decode<64, rf::bf16>)->Apply(settings)->Args({1, 14, 1, 1, 32767});
+BENCHMARK(decode<64, rf::bf16>)
+    ->Apply(settings)
+    ->Args({1, 14, 1, 1, 32767})
+    ->Args({1, 8, 4, 1, 65535})
+    ->Args({1, 2, 7, 1, 65535})
+    ->Args({1, 2, 7, 8, 65535});
 BENCHMARK(decode<128, rf::bf16>)
     ->Apply(settings)
     ->Args({1, 8, 1, 1, 32767})

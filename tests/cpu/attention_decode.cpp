@@ -1,6 +1,10 @@
 // Few queries over a long past: several splits of the cache, several new tokens, tiles against splits.
 #include <doctest/doctest.h>
 
+#include <cstdint>
+#include <utility>
+#include <vector>
+
 #include "recurformer/cpu/attention_mixer.hpp"
 #include "recurformer/reference/attention.hpp"
 #include "support/mixer_harness.hpp"
@@ -11,8 +15,8 @@ using Widths = std::integer_sequence<int, 16>;
 template <class Mixer, class Precision = rf::Fp32>
 using Harness = rf::test::MixerHarness<Mixer, Precision, Widths>;
 
-rf::test::MixerCase long_case(int queries_per_group) {
-  return {.shape = {.d_model = 8, .d_head = 16, .queries_per_group = queries_per_group},
+rf::test::MixerCase long_case(int queries_per_group, int d_head = 16) {
+  return {.shape = {.d_model = 8, .d_head = d_head, .queries_per_group = queries_per_group},
           .layer_groups = 2,
           .groups = {1},
           .lengths = {1040, 0, 514}};
@@ -29,6 +33,17 @@ TEST_CASE("decode: one token and a few over several splits") {
 TEST_CASE("decode: 16-bit caches") {
   Harness<rf::Attention<>, rf::Bf16>({}, long_case(1)).check_chunks({1020, 1036, 1037});
   Harness<rf::Attention<>, rf::Fp16>({}, long_case(2)).check_chunks({1025, 1026});
+}
+
+TEST_CASE("decode: any number of queries that decodes, with bf16 in pairs") {
+  using Wide = rf::test::MixerHarness<rf::Attention<>, rf::Bf16, std::integer_sequence<int, 32>>;
+  const std::vector<std::int64_t> ends = {600, 601, 603, 606, 610, 615, 621};  // one more token every time
+  for (const int heads : {1, 2, 3, 4, 5, 7, 8, 11, 13, 16}) {
+    CAPTURE(heads);
+    rf::test::MixerCase what = long_case(heads, 32);
+    what.lengths = {625};
+    Wide({}, what).check_chunks(ends);
+  }
 }
 
 TEST_CASE("decode: caches of 8-bit integers") {

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -61,6 +62,19 @@ TEST_CASE("tile: register transpose and sums of lanes") {
   for (int i = 0; i < simd::width; ++i) powers[i] = simd::broadcast(static_cast<float>(1 << i));
   const simd::Vec sums = simd::reduce_each(powers);
   for (int i = 0; i < simd::width; ++i) CHECK(sums[i] == static_cast<float>(simd::width * (1 << i)));
+}
+
+TEST_CASE("tile: interleaving puts pairs of bf16 back into their order") {
+  alignas(64) rf::bf16 in[2 * simd::width];
+  for (int i = 0; i < 2 * simd::width; ++i) in[i] = rf::bf16(static_cast<float>(i - 3));
+  simd::Vec pairs;
+  std::memcpy(&pairs, in, sizeof pairs);
+  simd::Vec first = simd::first_of_pairs(pairs), second = simd::second_of_pairs(pairs);
+  simd::interleave(first, second);
+  for (int i = 0; i < simd::width; ++i) {
+    CHECK(first[i] == static_cast<float>(i - 3));
+    CHECK(second[i] == static_cast<float>(simd::width + i - 3));
+  }
 }
 
 TEST_CASE("tile: scores = queries keysᵀ") {

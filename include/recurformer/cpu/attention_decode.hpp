@@ -15,13 +15,16 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention_tile.hpp"
+#include "recurformer/cpu/gemm_pack.hpp"
 #include "recurformer/math/softmax_state.hpp"
 
 namespace rf::cpu {
@@ -30,6 +33,46 @@ inline namespace RECURFORMER_ISA {
 /// Queries of a group (tokens · heads) up to which it decodes.
 inline constexpr int most_decode_queries = 16;
 inline constexpr std::int64_t split_keys = 512;
+
+/// Outputs of splits lie in the order in which values come cheapest from memory. Of every 2 · width bf16
+/// these are the even ones, then the odd ones: two instructions widen them, four would in the order of
+/// memory.
+template <int D, class T>
+inline constexpr bool keeps_pairs = std::is_same_v<T, bf16>&& D % (2 * simd::width) == 0;
+
+/// The next elements of a row of values, as floats.
+template <int D, class T, int Vectors>
+[[gnu::always_inline]] inline void load_kept(const T* row, simd::Vec (&values)[Vectors]) {
+  if constexpr (keeps_pairs<D, T>) {
+    static_assert(Vectors % 2 == 0);
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; v += 2) {
+      simd::Vec pairs;
+      std::memcpy(&pairs, row + v * simd::width, sizeof pairs);
+      values[v] = simd::first_of_pairs(pairs);
+      values[v + 1] = simd::second_of_pairs(pairs);
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) values[v] = simd::load(row + v * simd::width);
+  }
+}
+
+/// out[d] = factor · element d of an output.
+template <int D, class T>
+void store_from_kept(const float* output, float factor, float* out) {
+  if constexpr (keeps_pairs<D, T>) {
+    for (int d = 0; d < D; d += 2 * simd::width) {
+      simd::Vec first = simd::load(output + d) * factor,
+                second = simd::load(output + d + simd::width) * factor;
+      simd::interleave(first, second);
+      simd::store(out + d, first);
+      simd::store(out + d + simd::width, second);
+    }
+  } else {
+    for (int d = 0; d < D; d += simd::width) simd::store(out + d, simd::load(output + d) * factor);
+  }
+}
 
 /// What a split leaves behind.
 template <int D>
@@ -66,18 +109,23 @@ class DecodeSplit {
   }
 
  private:
-  static constexpr int step_keys = 64;  // between two looks at the maximum
+  static constexpr int step_keys = 64;        // between two looks at the maximum
+  static constexpr int least_transposed = 5;  // queries whose scores are worth transposing the keys
   static constexpr int vectors = D / simd::width;
 
   /// Integers are worked with as they are: a score is multiplied by its key's scale, a weight by its value's.
   void add_keys(const KeptRows<T>& keys, const KeptRows<T>& values, const KeyRange& range) {
     const auto count = static_cast<int>(range.size());
-    in_query_blocks([&](auto block, int q) { score<block()>(q, keys, values, count); });
+    if (count_ < least_transposed)
+      in_query_blocks<4, 2, 1>([&](auto block, int q) { score<block()>(q, keys, values, count); });
+    else
+      in_even_blocks([&](auto block, int q) { score_columns<block()>(q, keys, values, count); });
     if constexpr (has_scales<T>) multiply_scores(keys.scales, count);
     hide(range);
     for (int q = 0; q < count_; ++q) weigh(q, count);
     if constexpr (has_scales<T>) multiply_scores(values.scales, count);
-    in_query_blocks([&](auto block, int q) { add_values<block()>(q, values, keys.from(count), count); });
+    in_query_blocks<4, 3, 2, 1>(
+        [&](auto block, int q) { add_values<block()>(q, values, keys.from(count), count); });
   }
 
   void multiply_scores(const float* scales, int count) {
@@ -87,13 +135,45 @@ class DecodeSplit {
       });
   }
 
-  /// Calls f(number of queries as a constant, first of them) for all queries in blocks of 4, 2 and 1.
-  template <class F>
+  /// Calls f(number of queries as a constant, first of them) for all queries in blocks of these sizes, the
+  /// larger ones first.
+  template <int... Sizes, class F>
   void in_query_blocks(F f) const {
     int q = 0;
-    for (; q + 4 <= count_; q += 4) f(std::integral_constant<int, 4>{}, q);
-    if (q + 2 <= count_) f(std::integral_constant<int, 2>{}, q), q += 2;
-    if (q < count_) f(std::integral_constant<int, 1>{}, q);
+    const auto blocks = [&](auto size) {
+      for (; q + size() <= count_; q += size()) f(size, q);
+    };
+    (blocks(std::integral_constant<int, Sizes>{}), ...);
+  }
+
+  /// The same for least_transposed queries and more, in as few blocks as possible.
+  template <class F>
+  void in_even_blocks(F f) const {
+    for (int q = 0, blocks = (count_ + 7) / 8; blocks > 0; --blocks) {
+      const int size = (count_ - q + blocks - 1) / blocks;
+      const auto call_if = [&](auto constant) { return size == constant() && (f(constant, q), true); };
+      (void)(call_if(std::integral_constant<int, 8>{}) || call_if(std::integral_constant<int, 7>{}) ||
+             call_if(std::integral_constant<int, 6>{}) || call_if(std::integral_constant<int, 5>{}) ||
+             call_if(std::integral_constant<int, 4>{}));  // behind one of 5
+      q += size;
+    }
+  }
+
+  /// scores_[q …][key] of `Queries` queries from transposed keys, in whose lanes sums need not be added up.
+  template <int Queries>
+  void score_columns(int q, const KeptRows<T>& keys, const KeptRows<T>& values, int count) {
+    for (int k = 0; k < count; k += simd::width) {
+      const int lanes = std::min(simd::width, count - k);
+      if (q == 0)
+        for (int j = 0; j < lanes; ++j) prefetch(values.row(k + j));
+      simd::Vec sums[Queries] = {};
+      detail::for_each_transposed(keys.row(k), keys.stride, lanes, D, [&](std::int64_t d, simd::Vec column) {
+#pragma GCC unroll 8
+        for (int i = 0; i < Queries; ++i) sums[i] += column * queries_[q + i][d];
+      });
+#pragma GCC unroll 8
+      for (int i = 0; i < Queries; ++i) simd::store(scores_[q + i] + k, sums[i]);
+    }
   }
 
   /// scores_[q …][key] of `Queries` queries: width / Queries keys at a time, so that their sums over lanes
@@ -172,12 +252,12 @@ class DecodeSplit {
       for (int k = 0; k < count; ++k) {
         const T* row = values.row(k) + d;
         if (q == 0 && d == 0) prefetch(next_keys.row(k));
-#pragma GCC unroll 16
-        for (int v = 0; v < panel; ++v) {
-          const Vec value = load(row + v * width);
+        Vec value[panel];
+        load_kept<D>(row, value);
 #pragma GCC unroll 4
-          for (int i = 0; i < Queries; ++i) sums[i][v] += value * scores_[q + i][k];
-        }
+        for (int i = 0; i < Queries; ++i)
+#pragma GCC unroll 16
+          for (int v = 0; v < panel; ++v) sums[i][v] += value[v] * scores_[q + i][k];
       }
 #pragma GCC unroll 4
       for (int i = 0; i < Queries; ++i)
@@ -246,7 +326,7 @@ void merge_splits(const AttentionGroup<T>& group, std::span<DecodePartial<D>> sp
     }
     const float inverse = state.sum == 0.0f ? 0.0f : 1.0f / state.sum;
     float* out = group.out.row(q / group.heads) + q % group.heads * D;
-    for (int d = 0; d < D; d += simd::width) simd::store(out + d, simd::load(sum + d) * inverse);
+    store_from_kept<D, T>(sum, inverse, out);
   }
 }
 

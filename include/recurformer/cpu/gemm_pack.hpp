@@ -15,45 +15,17 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 #include "recurformer/core/config.hpp"
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/cpu/gemm_kernel.hpp"
 #include "recurformer/cpu/matrix_view.hpp"
 #include "recurformer/tile/simd.hpp"
+#include "recurformer/tile/transpose.hpp"
 
 namespace rf::cpu {
 inline namespace RECURFORMER_ISA {
 namespace detail {
-
-template <int... I>
-[[gnu::always_inline]] inline simd::Vec interleave_low(simd::Vec a, simd::Vec b,
-                                                       std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (I / 2 + (I % 2) * simd::width)...);
-}
-template <int... I>
-[[gnu::always_inline]] inline simd::Vec interleave_high(simd::Vec a, simd::Vec b,
-                                                        std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (I / 2 + simd::width / 2 + (I % 2) * simd::width)...);
-}
-
-/// Transposes width x width elements: log2(width) rounds, each of which interleaves the upper and the lower
-/// half of the rows.
-[[gnu::always_inline]] inline void transpose(simd::Vec (&rows)[simd::width]) {
-  using Lanes = std::make_integer_sequence<int, simd::width>;
-#pragma GCC unroll 4
-  for (int round = 1; round < simd::width; round *= 2) {
-    simd::Vec mixed[simd::width];
-#pragma GCC unroll 16
-    for (int i = 0; i < simd::width / 2; ++i) {
-      mixed[2 * i] = interleave_low(rows[i], rows[i + simd::width / 2], Lanes{});
-      mixed[2 * i + 1] = interleave_high(rows[i], rows[i + simd::width / 2], Lanes{});
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < simd::width; ++i) rows[i] = mixed[i];
-  }
-}
 
 /// Asks for the element `offset` after p, which may lie outside of p's array.
 template <class T>
@@ -66,18 +38,21 @@ template <class T>
 template <class T, class Sink>
 [[gnu::always_inline]] inline void for_each_transposed(const T* in, std::int64_t in_stride, int lanes,
                                                        std::int64_t depth, Sink&& sink) {
-  std::int64_t k = 0;
   // So many rows are more than the hardware follows by itself: the strip below is asked for now.
-  const auto ask_for = [&](int j) { prefetch(in, (j + simd::width) * in_stride + k); };
+  const auto ask_for = [&](int j, std::int64_t k) { prefetch(in, (j + simd::width) * in_stride + k); };
+  const bool all = lanes == simd::width;
+  constexpr std::int64_t two_blocks = 2 * simd::width;
+  const std::int64_t in_pairs = std::is_same_v<T, bf16> && all ? depth / two_blocks * two_blocks : 0;
+  const std::int64_t in_blocks = depth / simd::width * simd::width;
   if constexpr (std::is_same_v<T, bf16>) {  // two k in a lane: half the transposing
-    for (; lanes == simd::width && k + 2 * simd::width <= depth; k += 2 * simd::width) {
+    for (std::int64_t k = 0; k < in_pairs; k += two_blocks) {
       simd::Vec pairs[simd::width];
 #pragma GCC unroll 16
       for (int j = 0; j < simd::width; ++j) {
-        ask_for(j);
+        ask_for(j, k);
         std::memcpy(&pairs[j], in + j * in_stride + k, sizeof pairs[j]);
       }
-      transpose(pairs);
+      simd::transpose(pairs);
 #pragma GCC unroll 16
       for (int i = 0; i < simd::width; ++i) {
         sink(k + 2 * i, simd::first_of_pairs(pairs[i]));
@@ -85,12 +60,12 @@ template <class T, class Sink>
       }
     }
   }
-  for (; k + simd::width <= depth; k += simd::width) {
+  for (std::int64_t k = in_pairs; k < in_blocks; k += simd::width) {
     simd::Vec block[simd::width];
-    if (lanes == simd::width) {
+    if (all) {
 #pragma GCC unroll 16
       for (int j = 0; j < simd::width; ++j) {
-        ask_for(j);
+        ask_for(j, k);
         block[j] = simd::load(in + j * in_stride + k);
       }
     } else {
@@ -98,11 +73,11 @@ template <class T, class Sink>
       for (int j = 0; j < simd::width; ++j)
         block[j] = j < lanes ? simd::load(in + j * in_stride + k) : simd::zero();
     }
-    transpose(block);
+    simd::transpose(block);
 #pragma GCC unroll 16
     for (int i = 0; i < simd::width; ++i) sink(k + i, block[i]);
   }
-  for (; k < depth; ++k) {
+  for (std::int64_t k = in_blocks; k < depth; ++k) {
     alignas(64) float column[simd::width];
     for (int j = 0; j < simd::width; ++j)
       column[j] = j < lanes ? convert<float>(in[j * in_stride + k]) : 0.0f;

@@ -1,9 +1,9 @@
 #ifndef RECURFORMER_TILE_TRANSPOSE_HPP
 #define RECURFORMER_TILE_TRANSPOSE_HPP
 
-// Register transposes: a square of width × width floats, log2(width) rounds of exchanges between rows that
-// are 1, 2, 4, … apart. In the round of distance `step`, the off-diagonal step × step blocks of every 2·step
-// × 2·step block swap places.
+// Moves between registers. Transposes: a square of width × width floats, log2(width) rounds of exchanges
+// between rows that are 1, 2, 4, … apart. In the round of distance `step`, the off-diagonal step × step
+// blocks of every 2·step × 2·step block swap places.
 
 #include <utility>
 
@@ -23,6 +23,11 @@ RECURFORMER_INLINE Vec exchange_high(Vec a, Vec b, std::integer_sequence<int, La
   return __builtin_shufflevector(a, b, ((Lane & Step) == 0 ? Lane + Step : width + Lane)...);
 }
 
+template <int First, int... Lane>
+RECURFORMER_INLINE Vec interleaved(Vec a, Vec b, std::integer_sequence<int, Lane...>) {
+  return __builtin_shufflevector(a, b, (First + Lane / 2 + (Lane % 2) * width)...);
+}
+
 template <int Step>
 RECURFORMER_INLINE void transpose_round(Vec (&rows)[width]) {
   constexpr auto lanes = std::make_integer_sequence<int, width>{};
@@ -36,6 +41,14 @@ RECURFORMER_INLINE void transpose_round(Vec (&rows)[width]) {
 }
 
 }  // namespace detail
+
+/// a[0], b[0], a[1], b[1], …: the first vector of these and the second. The way back of first_of_pairs() and
+/// second_of_pairs().
+RECURFORMER_INLINE void interleave(Vec& a, Vec& b) {
+  const Vec low = detail::interleaved<0>(a, b, std::make_integer_sequence<int, width>{});
+  b = detail::interleaved<width / 2>(a, b, std::make_integer_sequence<int, width>{});
+  a = low;
+}
 
 /// rows[i][j] becomes rows[j][i].
 RECURFORMER_INLINE void transpose(Vec (&rows)[width]) {
