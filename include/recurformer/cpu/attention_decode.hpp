@@ -99,12 +99,16 @@ class DecodeSplit {
   }
 
   void run(const KeyRange& range) {
-    for (const KeyBlock<T>& block : group_.blocks) {
+    for (std::size_t b = 0; b < group_.blocks.size(); ++b) {
+      const KeyBlock<T>& block = group_.blocks[b];
       const std::int64_t begin = std::max(range.begin, block.position),
                          end = std::min(range.end, block.end());
-      for (std::int64_t p = begin; p < end; p += step_keys)
-        add_keys(block.keys.from(p - block.position), block.values.from(p - block.position),
-                 {p, std::min<std::int64_t>(p + step_keys, end)});
+      for (std::int64_t p = begin; p < end; p += step_keys) {
+        const KeyRange step{p, std::min<std::int64_t>(p + step_keys, end)};
+        const bool last = step.end == block.end() && b + 1 < group_.blocks.size();
+        add_keys(block.keys.from(p - block.position), block.values.from(p - block.position), step,
+                 last ? group_.blocks[b + 1].keys : block.keys.from(step.end - block.position));
+      }
     }
   }
 
@@ -114,7 +118,9 @@ class DecodeSplit {
   static constexpr int vectors = D / simd::width;
 
   /// Integers are worked with as they are: a score is multiplied by its key's scale, a weight by its value's.
-  void add_keys(const KeptRows<T>& keys, const KeptRows<T>& values, const KeyRange& range) {
+  /// `next_keys` are those of the next call, or of nobody's.
+  void add_keys(const KeptRows<T>& keys, const KeptRows<T>& values, const KeyRange& range,
+                const KeptRows<T>& next_keys) {
     const auto count = static_cast<int>(range.size());
     if (count_ < least_transposed)
       in_query_blocks<4, 2, 1>([&](auto block, int q) { score<block()>(q, keys, values, count); });
@@ -124,8 +130,7 @@ class DecodeSplit {
     hide(range);
     for (int q = 0; q < count_; ++q) weigh(q, count);
     if constexpr (has_scales<T>) multiply_scores(values.scales, count);
-    in_query_blocks<4, 3, 2, 1>(
-        [&](auto block, int q) { add_values<block()>(q, values, keys.from(count), count); });
+    in_query_blocks<4, 3, 2, 1>([&](auto block, int q) { add_values<block()>(q, values, next_keys, count); });
   }
 
   void multiply_scores(const float* scales, int count) {
@@ -164,10 +169,10 @@ class DecodeSplit {
   void score_columns(int q, const KeptRows<T>& keys, const KeptRows<T>& values, int count) {
     for (int k = 0; k < count; k += simd::width) {
       const int lanes = std::min(simd::width, count - k);
-      if (q == 0)
-        for (int j = 0; j < lanes; ++j) prefetch(values.row(k + j));
       simd::Vec sums[Queries] = {};
       detail::for_each_transposed(keys.row(k), keys.stride, lanes, D, [&](std::int64_t d, simd::Vec column) {
+        // Row after row between the products: all at once would keep the loads of keys waiting.
+        if (q == 0 && d % vectors == 0) prefetch(values.row(k + static_cast<int>(d) / vectors));
 #pragma GCC unroll 8
         for (int i = 0; i < Queries; ++i) sums[i] += column * queries_[q + i][d];
       });
