@@ -8,8 +8,7 @@
 //   in_words, out_words          sizes of the two arrays; outputs start as zeros
 //   shared_bytes
 //   ulps, relative               both 0: bits must agree; otherwise outputs are floats that may differ by so
-//   many
-//                                units in the last place, or by that part of the largest output
+//                                many units in the last place, or by that part of the largest output
 //   input(i)                     the i-th input word
 //   parameters(in, out)          the kernel's, of the two arrays on the device
 //   run(parameters)              the kernel
