@@ -8,8 +8,7 @@
 //   in_words, out_words          sizes of the two arrays; outputs start as zeros
 //   shared_bytes
 //   ulps, relative               both 0: bits must agree; otherwise outputs are floats that may differ by so
-//   many
-//                                units in the last place, or by that part of the largest output
+//                                many units in the last place, or by that part of the largest output
 //   input(i)                     the i-th input word
 //   parameters(in, out)          the kernel's, of the two arrays on the device
 //   run(parameters)              the kernel
@@ -18,6 +17,7 @@
 // The simulator is held to expect() wherever there is a CPU; a GPU to the simulator (conformance_device.cu).
 // What only Hopper has is in conformance_hopper.hpp.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "recurformer/arch/arch.hpp"
+#include "recurformer/arch/block.hpp"
 #include "recurformer/cuda/device_array.hpp"
 
 namespace conformance {
@@ -207,6 +208,51 @@ struct Votes : Defaults {
       out[at(64 + t)] = t >= 32 ? 1 : 0;
       out[at(128 + t)] = t >= 32 ? 0 : 1;
     }
+  }
+};
+
+// --- block.hpp ---
+
+/// Sums of 64 bits and smallest words, each twice in the same scratch.
+template <int Threads>
+struct BlockCollectives : Defaults {
+  static constexpr const char* name = "block_sums, block_reduce";
+  using Wide = unsigned long long;
+  struct Scratch {
+    BlockScratch<Wide, Threads> sums;
+    BlockScratch<Word, Threads> smallest;
+  };
+  static constexpr int threads = Threads, in_words = Threads, out_words = 10 * Threads,
+                       shared_bytes = static_cast<int>(sizeof(Scratch));
+  static constexpr Wide factor = 0x100000001;
+  RECURFORMER_HOST_DEVICE static Word smaller(Word a, Word b) { return a < b ? a : b; }
+  RECURFORMER_HOST_DEVICE static void store(Word* out, const Wide (&sums)[4], Word smallest, Word next) {
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i] = static_cast<Word>(sums[i]);
+      out[2 * i + 1] = static_cast<Word>(sums[i] >> 32);
+    }
+    out[8] = smallest;
+    out[9] = next;
+  }
+  RECURFORMER_DEVICE static void run(const Arrays& p) {
+    Scratch& scratch = *shared_memory<Scratch>();
+    const Word x = p.in[thread_index()];
+    const auto first = block_sums(factor * x, scratch.sums), second = block_sums(first.before, scratch.sums);
+    const Word smallest = block_reduce(x, smaller, scratch.smallest),
+               next = block_reduce(x == smallest ? ~0u : x, smaller, scratch.smallest);
+    store(p.out + 10 * thread_index(), {first.before, first.total, second.before, second.total}, smallest,
+          next);
+  }
+  static void expect(const Words& in, Words& out) {
+    Words sorted = in;
+    std::sort(sorted.begin(), sorted.end());
+    std::vector<Wide> first(1, 0), second(1, 0);
+    for (const Word x : in) {
+      second.push_back(second.back() + first.back());
+      first.push_back(first.back() + factor * x);
+    }
+    for (std::size_t t = 0; t < in.size(); ++t)
+      store(&out[10 * t], {first[t], first.back(), second[t], second.back()}, sorted[0], sorted[1]);
   }
 };
 
@@ -566,13 +612,14 @@ struct CaseList {
   static constexpr int size = sizeof...(Case);
 };
 
-using Cases = CaseList<Indices, Shared, NamedBarrier, PartOfBlockBarrier, SyncWarp, Shuffles, PartialShuffle,
-                       Votes, LoadReadOnly, Atomics, AcquireRelease, GridBarrier, Maximum, Exponentials,
-                       Logarithms, Reciprocals, Packing<rf::bf16>, Packing<rf::fp16>, LoadMatrices<1, false>,
-                       LoadMatrices<2, false>, LoadMatrices<4, false>, LoadMatrices<1, true>,
-                       LoadMatrices<2, true>, LoadMatrices<4, true>, MatrixProduct<rf::bf16, true>,
-                       MatrixProduct<rf::fp16, true>, MatrixProduct<rf::bf16, false>,
-                       MatrixProduct<rf::fp16, false>, CopyAsync<4>, CopyAsync<8>, CopyAsync<16>>;
+using Cases =
+    CaseList<Indices, Shared, NamedBarrier, PartOfBlockBarrier, SyncWarp, Shuffles, PartialShuffle, Votes,
+             BlockCollectives<32>, BlockCollectives<512>, LoadReadOnly, Atomics, AcquireRelease, GridBarrier,
+             Maximum, Exponentials, Logarithms, Reciprocals, Packing<rf::bf16>, Packing<rf::fp16>,
+             LoadMatrices<1, false>, LoadMatrices<2, false>, LoadMatrices<4, false>, LoadMatrices<1, true>,
+             LoadMatrices<2, true>, LoadMatrices<4, true>, MatrixProduct<rf::bf16, true>,
+             MatrixProduct<rf::fp16, true>, MatrixProduct<rf::bf16, false>, MatrixProduct<rf::fp16, false>,
+             CopyAsync<4>, CopyAsync<8>, CopyAsync<16>>;
 
 /// Calls f.operator()<Case>(index) for every case.
 template <class... Case, class F>

@@ -108,13 +108,14 @@ void check_pages(Device& device) {
   check_chunks<Spec>(device, host_weights(), {{270}, {250, 5, 1, 2, 12}});
 }
 
+/// As in Qwen2.
 struct AttentionSpec {
-  using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Bf16>>;
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, rf::Bf16>>;
   using Precision = rf::Bf16;
   using Widths = std::integer_sequence<int, 64>;
 };
 
-/// Layers of attention only, of a width for which some GPUs have a kernel of its own.
+/// Layers of attention only, with biases, of a width for which some GPUs have a kernel of its own.
 template <class Device>
 void check_attention_only(Device& device) {
   const rf::ModelShape shape{
@@ -123,7 +124,7 @@ void check_attention_only(Device& device) {
       .layer = {.d_model = 32, .d_head = 64, .kv_groups = 1, .queries_per_group = 2, .d_ff = 40},
       .tied_embeddings = true};
   const auto weights =
-      random_weights<AttentionSpec>(shape, rf::uniform_plan({"attention", "bf16", {}}, 1, 1));
+      random_weights<AttentionSpec>(shape, rf::uniform_plan({"attention_qkv_bias", "bf16", {}}, 1, 1));
   check_chunks<AttentionSpec>(device, weights, {{71}, {40, 30, 1}});
 }
 

@@ -21,6 +21,10 @@
 //   math.hpp        exp2, conversions              matrix.hpp      ldmatrix, mma.sync
 //   copy_async.hpp  cp.async
 //
+// included by the kernels that use it, because CUB takes long to read,
+//
+//   block.hpp       sums and reductions over the threads of a block
+//
 // and, for sm_90a only, included by the kernels that use them:
 //
 //   mbarrier.hpp    barriers in shared memory      tma.hpp              copies of boxes and of bytes

@@ -10,9 +10,8 @@
 
 #include <cstdint>
 
-#include "recurformer/arch/barrier.hpp"
+#include "recurformer/arch/block.hpp"
 #include "recurformer/arch/thread.hpp"
-#include "recurformer/arch/warp.hpp"
 #include "recurformer/cuda/linear.hpp"
 
 namespace rf::cuda {
@@ -63,21 +62,16 @@ struct GreedyTokenKernel {
   };
   static constexpr int threads = 256;
   static constexpr int blocks_per_multiprocessor = 8;
-  static constexpr int shared_bytes = threads / arch::warp_size * static_cast<int>(sizeof(MaxPart));
+  using Scratch = arch::BlockScratch<MaxPart, threads>;
+  static constexpr int shared_bytes = static_cast<int>(sizeof(Scratch));
 
   RECURFORMER_DEVICE static void run(const Parameters& p) {
     const int row = arch::block_index().x;
-    MaxPart* of_warps = arch::shared_memory<MaxPart>();
     MaxPart best;
     for (int part = arch::thread_index(); part < p.parts; part += threads)
       best = MaxPart::larger(best, p.largest[std::int64_t{row} * p.parts + part]);
-    RECURFORMER_UNROLL
-    for (int bits = 1; bits < arch::warp_size; bits *= 2) best = best.with_lane(bits);
-    if (arch::lane_index() == 0) of_warps[arch::warp_index()] = best;
-    arch::sync_threads();
-    if (arch::thread_index() != 0) return;
-    for (int warp = 1; warp < threads / arch::warp_size; ++warp) best = MaxPart::larger(best, of_warps[warp]);
-    p.tokens[row] = best.column;
+    best = arch::block_reduce(best, MaxPart::larger, *arch::shared_memory<Scratch>());
+    if (arch::thread_index() == 0) p.tokens[row] = best.column;
   }
 };
 

@@ -2,24 +2,30 @@
 #define RECURFORMER_CUDA_SAMPLING_HPP
 
 // From rows of logits to tokens on the device, as model/sampler.hpp does it on the host: temperature, top-k,
-// top-p (arXiv 1904.09751), and a draw with a uniform number that the host supplies. One block per row, no
-// sorting:
+// top-p (arXiv 1904.09751), and a draw with a uniform number that the host supplies. One block per row:
 //
 //   most       the largest logit; anything that is no probability is reported
 //   top-k      the k-th largest logit, by radix selection: how many there are in each of 2048 bins, then in
-//   those of
-//              the bin it is in, …, three times
+//              those of the bin it is in, …, three times
 //   top-p      the same with weights instead of numbers
 //   draw       every thread adds up the weights of neighbours; a scan finds whose sum the draw falls into
 //
 // "Larger" is: larger logit, then lower index. Weights 2^((logit - most) log2 e / T) are counted in units of
 // 2^-40, as integers: their sums are the same in any order, and so is the token.
 //
+// What a block adds up and compares, CUB's collectives do (arch/block.hpp). CUB's algorithms for whole
+// devices do more than is wanted, or less: a sort moves all logits and their indices through memory, several
+// times, to put in order what is thrown away; DeviceTopK (since CUB 3.2, later than CUDA 13.0's) selects by
+// radix as we do, but is a call per row, keeps any of equal logits and knows no top-p. Of its collectives,
+// BlockRadixSort and BlockHistogram want all logits in registers, and the latter has no weights: the bins are
+// our own.
+//
 // Floor: the logits once from memory and a few times from the L2 cache; latencies dominate.
 
 #include <cstdint>
 
 #include "recurformer/arch/arch.hpp"
+#include "recurformer/arch/block.hpp"
 #include "recurformer/core/error.hpp"
 #include "recurformer/core/rows_view.hpp"
 
@@ -51,9 +57,8 @@ struct SamplingKernel {
 
   struct Shared {
     Weight bin[bins];
-    Weight scan[2][threads];
-    float most[threads];
-    int broken;
+    arch::BlockScratch<Weight, threads> sums;
+    arch::BlockScratch<float, threads> most;
     std::uint32_t key;
     Weight rest;
     std::int32_t token;
@@ -64,7 +69,7 @@ struct SamplingKernel {
     Shared& shared = *arch::shared_memory<Shared>();
     const int row = arch::block_index().x;
     const Row logits{p.logits.row(row), p.vocabulary, log2_e / p.temperature, find_most(p, row, shared)};
-    if (shared.broken != 0) {
+    if (logits.most == infinity() || logits.most == -infinity()) {
       if (arch::thread_index() == 0) p.tokens[row] = not_a_distribution;
       return;
     }
@@ -72,7 +77,7 @@ struct SamplingKernel {
     if (p.top_k > 0 && p.top_k < p.vocabulary)
       cut = select(logits, cut, static_cast<Weight>(p.top_k), shared, [](float) { return Weight{1}; });
     if (p.top_p < 1) {
-      const Weight total = scan(kept_weight(logits, cut, shared), shared).total;
+      const Weight total = arch::block_sums(kept_weight(logits, cut, shared), shared.sums).total;
       const auto wanted = static_cast<Weight>(p.top_p * static_cast<double>(total));
       cut = select(logits, cut, wanted > 0 ? wanted : 1, shared, [&](float x) { return logits.weight(x); });
     }
@@ -82,6 +87,7 @@ struct SamplingKernel {
 
  private:
   static constexpr float log2_e = 1.44269504088896341f;
+  RECURFORMER_DEVICE static float infinity() { return -arch::minus_infinity(); }
 
   /// One row of logits.
   struct Row {
@@ -116,46 +122,13 @@ struct SamplingKernel {
     Weight equals = ~Weight{0};
   };
 
-  struct Sums {
-    Weight before;  ///< of the threads before this one
-    Weight total;
-  };
-
-  /// Sums over the threads of the block.
-  RECURFORMER_DEVICE static Sums scan(Weight own, Shared& shared) {
-    const int t = arch::thread_index();
-    int from = 0;
-    shared.scan[from][t] = own;
-    arch::sync_threads();
-    for (int distance = 1; distance < threads; distance *= 2, from = 1 - from) {
-      shared.scan[1 - from][t] = shared.scan[from][t] + (t >= distance ? shared.scan[from][t - distance] : 0);
-      arch::sync_threads();
-    }
-    const Sums sums{.before = shared.scan[from][t] - own, .total = shared.scan[from][threads - 1]};
-    arch::sync_threads();
-    return sums;
-  }
-
+  /// The largest logit; +inf if one is NaN or +inf.
   RECURFORMER_DEVICE static float find_most(const Parameters& p, int row, Shared& shared) {
     const float* const logits = p.logits.row(row);
-    const int t = arch::thread_index();
-    if (t == 0) shared.broken = 0;
-    arch::sync_threads();
     float most = arch::minus_infinity();
-    for (int i = t; i < p.vocabulary; i += threads) {
-      if (!(logits[i] < -arch::minus_infinity())) arch::atomic_add(&shared.broken, 1);  // NaN or +inf
-      most = arch::max(most, logits[i]);
-    }
-    shared.most[t] = most;
-    for (int half = threads / 2; half > 0; half /= 2) {
-      arch::sync_threads();
-      if (t < half) shared.most[t] = arch::max(shared.most[t], shared.most[t + half]);
-    }
-    arch::sync_threads();
-    most = shared.most[0];
-    if (t == 0 && most == arch::minus_infinity()) shared.broken = 1;
-    arch::sync_threads();
-    return most;
+    for (int i = arch::thread_index(); i < p.vocabulary; i += threads)
+      most = logits[i] < infinity() ? arch::max(most, logits[i]) : infinity();
+    return arch::block_reduce(most, arch::max, shared.most);
   }
 
   /// The cut, within another, above which amount() adds up to `wanted`, or to as little more as can be. All
@@ -182,7 +155,7 @@ struct SamplingKernel {
       Weight own = 0;
       RECURFORMER_UNROLL
       for (int b = 0; b < per_thread; ++b) own += shared.bin[highest - b];
-      Weight above = scan(own, shared).before;
+      Weight above = arch::block_sums(own, shared.sums).before;
       RECURFORMER_UNROLL
       for (int b = 0; b < per_thread; ++b) {
         const Weight here = shared.bin[highest - b];
@@ -221,22 +194,23 @@ struct SamplingKernel {
   /// The weight of the thread's logits that are left.
   RECURFORMER_DEVICE static Weight kept_weight(const Row& logits, const Cut& cut, Shared& shared) {
     Weight sum = 0;
-    each_kept(logits, cut, scan(count_equals(logits, cut), shared).before, [&](int, Weight weight) {
-      sum += weight;
-      return true;
-    });
+    each_kept(logits, cut, arch::block_sums(count_equals(logits, cut), shared.sums).before,
+              [&](int, Weight weight) {
+                sum += weight;
+                return true;
+              });
     return sum;
   }
 
   /// Leaves the token that a uniform number picks from what is left.
   RECURFORMER_DEVICE static void draw(const Row& logits, const Cut& cut, double uniform, Shared& shared) {
-    const Weight equals_before = scan(count_equals(logits, cut), shared).before;
+    const Weight equals_before = arch::block_sums(count_equals(logits, cut), shared.sums).before;
     Weight own = 0;
     each_kept(logits, cut, equals_before, [&](int, Weight weight) {
       own += weight;
       return true;
     });
-    const Sums sums = scan(own, shared);
+    const auto sums = arch::block_sums(own, shared.sums);
     auto target = static_cast<Weight>(uniform * static_cast<double>(sums.total));
     if (target >= sums.total) target = sums.total - 1;
     if (sums.before <= target && target < sums.before + own) {  // in one thread

@@ -1,5 +1,5 @@
 // What a program compiles that has one layer of its own (README.md), prefill and decode.
-#include "recurformer/cuda.cuh"
+#include "recurformer/cuda/layer.cuh"
 
 struct MyLayer {
   static constexpr rf::LayerShape shape{
