@@ -2,8 +2,8 @@
 #define RECURFORMER_CPU_ATTENTION_HPP
 
 // Attention forward on the CPU. Work items are tiles of 48 queries of one KV group of one sequence, the
-// longest first; each walks over its keys with the tile program of kernel/attention.hpp. Groups of few
-// queries go through attention_decode.hpp instead.
+// longest first; each walks over its keys, copied to floats before, with the tile program of
+// kernel/attention.hpp. Groups of few queries go through attention_decode.hpp instead.
 
 #include <algorithm>
 #include <cstddef>
@@ -11,10 +11,12 @@
 #include <limits>
 #include <numbers>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention_decode.hpp"
+#include "recurformer/cpu/attention_keys.hpp"
 #include "recurformer/cpu/attention_tile.hpp"
 #include "recurformer/kernel/attention.hpp"
 
@@ -31,13 +33,14 @@ struct NoProbeSums {
 };
 
 /// The CPU's backend of kernel::flash_attention_forward, for one tile of queries.
-template <int D, class T, bool Probing>
+template <int D, bool Probing>
 class FlashTile {
  public:
   using Rows = tile::RowValues<tile_queries>;
   static constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-  FlashTile(const AttentionGroup<T>& group, const AttentionMask& mask, std::int64_t first_query)
+  /// The rows of `group` are D floats, one behind the other, with 16 more behind the last.
+  FlashTile(const AttentionGroup<float>& group, const AttentionMask& mask, std::int64_t first_query)
       : group_(group),
         mask_(mask),
         rows_(first_query, group.query_count(), group.heads, group.position),
@@ -58,10 +61,10 @@ class FlashTile {
   template <class F>
   void stream(F f) {
     for_each_key_tile(group_.blocks, mask_, rows_,
-                      [&](const KeyBlock<T>& block, std::int64_t row, const TileMask& mask) {
+                      [&](const KeyBlock<float>& block, std::int64_t row, const TileMask& mask) {
                         const auto count = static_cast<int>(mask.keys.size());
-                        f(operand<D>(block.keys.from(row), count, scratch_.keys),
-                          operand<D>(block.values.from(row), count, scratch_.values), mask);
+                        f(tile::Operand<D>{block.keys.row(row), count},
+                          tile::Operand<D>{block.values.row(row), count}, mask);
                       });
   }
 
@@ -120,11 +123,10 @@ class FlashTile {
       target[rows_.token[r] * group_.probe.stride + rows_.head[r]] = values.values[r];
   }
 
-  const AttentionGroup<T>& group_;
+  const AttentionGroup<float>& group_;
   const AttentionMask& mask_;
   QueryRows rows_;
   tile::LaneTile<tile_queries, D> queries_;
-  KeyTiles<D> scratch_;
   [[no_unique_address]] std::conditional_t<Probing, ProbeSums, NoProbeSums> probe_;
 };
 
@@ -136,9 +138,8 @@ struct AttentionItem {
 };
 
 /// All tiles of all groups, the longest first, so that no thread starts a long one at the end.
-template <class T>
-std::vector<AttentionItem> attention_items(std::span<const AttentionGroup<T>> groups,
-                                           const AttentionMask& mask) {
+inline std::vector<AttentionItem> attention_items(std::span<const AttentionGroup<float>> groups,
+                                                  const AttentionMask& mask) {
   std::vector<AttentionItem> items;
   for (std::size_t g = 0; g < groups.size(); ++g)
     for (std::int64_t q = 0; q < groups[g].query_count(); q += tile_queries) {
@@ -154,17 +155,22 @@ std::vector<AttentionItem> attention_items(std::span<const AttentionGroup<T>> gr
 /// Computes out, and log_sum_exp and the probe's arrays where asked for, of every group.
 template <int D, class T>
 void attention_prefill(std::span<const AttentionGroup<T>> groups, const AttentionMask& mask, bool probing) {
-  const std::vector<AttentionItem> items = attention_items(groups, mask);
-  parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
-    const AttentionItem& item = items[static_cast<std::size_t>(i)];
-    if (probing) {
-      FlashTile<D, T, true> tile(groups[item.group], mask, item.first_query);
-      kernel::flash_attention_forward(tile);
-    } else {
-      FlashTile<D, T, false> tile(groups[item.group], mask, item.first_query);
-      kernel::flash_attention_forward(tile);
-    }
-  });
+  for (std::size_t first = 0; first < groups.size();) {
+    const CopiedGroups<D, T> copied(groups, first, mask);
+    first = copied.end();
+    const std::vector<AttentionItem> items = attention_items(copied.groups(), mask);
+    parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
+      const AttentionItem& item = items[static_cast<std::size_t>(i)];
+      const AttentionGroup<float>& group = copied.groups()[item.group];
+      if (probing) {
+        FlashTile<D, true> tile(group, mask, item.first_query);
+        kernel::flash_attention_forward(tile);
+      } else {
+        FlashTile<D, false> tile(group, mask, item.first_query);
+        kernel::flash_attention_forward(tile);
+      }
+    });
+  }
 }
 
 /// The same by decode for groups of few queries, where nothing but out is wanted.

@@ -26,6 +26,7 @@
 
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention.hpp"
+#include "recurformer/cpu/attention_keys.hpp"
 #include "recurformer/cpu/mixer_kernel.hpp"
 #include "recurformer/cpu/rope.hpp"
 
@@ -103,8 +104,7 @@ class FlashGradientTile {
   void add_tile(const KeyBlock<float>& block, std::int64_t row, const TileMask& mask,
                 const KeyGradients& gradients, tile::LaneTile<tile_queries, D>& d_queries) {
     const auto count = static_cast<int>(mask.keys.size());
-    const auto keys = operand<D>(block.keys.from(row), count, scratch_.keys);
-    const auto values = operand<D>(block.values.from(row), count, scratch_.values);
+    const tile::Operand<D> keys{block.keys.row(row), count}, values{block.values.row(row), count};
 
     tile::LaneTile<tile_queries, tile_keys> weights(rows_.vectors()), d_weights(rows_.vectors());
     multiply_abt(weights, queries_, keys);
@@ -128,7 +128,6 @@ class FlashGradientTile {
   tile::RowValues<tile_queries> log_sum_exp_, delta_;
   alignas(64) float query_rows_[tile_queries * D];
   alignas(64) float d_out_rows_[tile_queries * D];
-  KeyTiles<D> scratch_;
 };
 
 /// A span of query tiles as a work item.
@@ -182,10 +181,10 @@ void write_key_gradients(const AttentionGradientGroup& group, const RopeTable& r
   }
 }
 
-/// All gradients of all groups.
+/// All gradients of groups whose keys and values have been copied.
 template <int D>
-void attention_backward(std::span<const AttentionGradientGroup> groups, const RopeTable& rope,
-                        const AttentionMask& mask) {
+void copied_attention_backward(std::span<const AttentionGradientGroup> groups, const RopeTable& rope,
+                               const AttentionMask& mask) {
   std::vector<GradientItem> items = gradient_items(groups, D);
   std::int64_t floats = 0;
   for (const GradientItem& item : items) floats += KeyGradients::size(item.gradients.count, D);
@@ -216,6 +215,22 @@ void attention_backward(std::span<const AttentionGradientGroup> groups, const Ro
                            std::span(items).subspan(first_item[g], first_item[g + 1] - first_item[g]), 0,
                            groups[g].forward.tokens);
   });
+}
+
+/// All gradients of all groups.
+template <int D>
+void attention_backward(std::span<const AttentionGradientGroup> groups, const RopeTable& rope,
+                        const AttentionMask& mask) {
+  std::vector<AttentionGroup<float>> forward;
+  for (const AttentionGradientGroup& group : groups) forward.push_back(group.forward);
+  for (std::size_t first = 0; first < groups.size();) {
+    const CopiedGroups<D, float> copied(forward, first, mask);
+    std::vector<AttentionGradientGroup> some(groups.begin() + static_cast<std::ptrdiff_t>(first),
+                                             groups.begin() + static_cast<std::ptrdiff_t>(copied.end()));
+    for (std::size_t g = 0; g < some.size(); ++g) some[g].forward = copied.groups()[g];
+    copied_attention_backward<D>(some, rope, mask);
+    first = copied.end();
+  }
 }
 
 }  // namespace RECURFORMER_ISA

@@ -14,7 +14,6 @@
 #include <limits>
 #include <numbers>
 #include <span>
-#include <type_traits>
 
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/core/precision.hpp"
@@ -141,18 +140,6 @@ void store_queries(const tile::LaneTile<tile_queries, D>& source, const tile::Ro
     }
 }
 
-/// Converts the first `count` rows of D elements to floats one behind the other.
-template <int D, class T>
-void copy_rows(float* target, const KeptRows<T>& rows, int count) {
-  for (int r = 0; r < count; ++r)
-#pragma GCC unroll 4
-    for (int d = 0; d < D; d += simd::width) {
-      simd::Vec numbers = simd::load(rows.row(r) + d);
-      if constexpr (has_scales<T>) numbers *= rows.scales[r];
-      simd::store(target + r * D + d, numbers);
-    }
-}
-
 /// Masks one tile of scores.
 struct TileMask {
   AttentionMask mask;
@@ -180,13 +167,6 @@ struct TileMask {
   }
 };
 
-/// Scratch for one tile of keys and one of values.
-template <int D>
-struct KeyTiles {
-  alignas(64) float keys[tile_keys * D];
-  alignas(64) float values[tile_keys * D];
-};
-
 /// Calls f(block, first row within the block, TileMask) for every tile of keys that some of the queries see,
 /// in the order of positions.
 template <class T, class F>
@@ -201,16 +181,6 @@ void for_each_key_tile(std::span<const KeyBlock<T>> blocks, const AttentionMask&
         f(block, p - block.position, TileMask{.mask = mask, .keys = keys, .queries = &queries});
       }
     }
-}
-
-/// The first `count` keys (or values) as floats one behind the other: where they lie, if they lie like that.
-template <int D, class T>
-tile::Operand<D> operand(const KeptRows<T>& rows, int count, float* scratch) {
-  if constexpr (std::is_same_v<T, float>)
-    // the product reads keys in strips of up to 16 rows
-    if (rows.stride == D && count % 16 == 0) return {.data = rows.elements, .rows = count};
-  copy_rows<D>(scratch, rows, count);
-  return {.data = scratch, .rows = count};
 }
 
 }  // namespace RECURFORMER_ISA
