@@ -151,21 +151,23 @@ template <class Body>
 void measure(benchmark::State& state, const Work& work, Body&& body) {
   constexpr double between = 0.1;  // seconds
   body();                          // the first call grows scratch memory
-  double total = 0, since = between, floors = 0;
-  std::int64_t samples = 0;
+  double total = 0, since = between;
+  std::vector<double> floors;
   for (auto _ : state) {
     if (since >= between) {
       state.PauseTiming();
       const Floor now = floor_of(work);
       state.SetLabel(now.limit);
-      floors += now.seconds, ++samples, since = 0;
+      floors.push_back(now.seconds), since = 0;
       state.ResumeTiming();
     }
     const double seconds = seconds_of(body);
     total += seconds, since += seconds;
   }
   const double seconds = total / static_cast<double>(state.iterations());
-  const double floor = floors / static_cast<double>(samples);
+  const auto middle = floors.begin() + static_cast<std::ptrdiff_t>(floors.size() / 2);
+  std::nth_element(floors.begin(), middle, floors.end());
+  const double floor = *middle;  // some of them were measured while somebody disturbed
   state.counters["floor_us"] = floor * 1e6;
   state.counters["share"] = floor / seconds;
   if (work.operations > 0) state.counters["GFLOP/s"] = work.operations / seconds * 1e-9;
