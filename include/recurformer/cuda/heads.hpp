@@ -10,9 +10,9 @@
 // There are as many blocks as run at once, and each takes a ticket, computes that item, and takes the next. A
 // ticket taken ahead would hide half a microsecond, but its item would wait behind what may be a whole scan.
 //
-// Attention has no register to spare for what lives from item to item. So there is nothing: works see to it
-// that no variable of theirs does (cuda/work_item.hpp), and the optimiser is kept from moving anything out of
-// the loop (take_items).
+// Attention has no register to spare for what lives from item to item. So nothing does: works leave no
+// variable that might (cuda/work_item.hpp), and the optimiser is kept from moving anything out of the loop
+// (take_items).
 //
 // Floor: per pipe (tensor cores, special functions, memory), the sum over all heads; the largest of these
 // sums.

@@ -14,8 +14,8 @@
 //   };
 //
 // any other runs on the consumers' threads, with whose registers a selective scan keeps the special functions
-// busy, while the last warpgroup waits. Warpgroups start an item together: what the last one could bring in
-// for the next while the others finish has no place, as shared memory is laid out anew for every item.
+// busy, while the last warpgroup waits. Warpgroups start an item together: that the last one brings in what
+// the next item needs while the others finish would take its ticket ahead (cuda/heads.hpp).
 //
 // The kernel has been simulated, compiled and held to a budget of registers and instructions; it has not run
 // on a GPU yet.
