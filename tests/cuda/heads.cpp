@@ -1,5 +1,6 @@
 // Heads of several kinds in one launch: attention, a selective scan cut into chunks, and Mamba2 cut into
-// segments, whose carries are done by whoever comes last.
+// segments, whose carries are done by whoever comes last. Few blocks take many items each, and between any
+// two of the list one that leaves nothing but NaNs in shared memory.
 
 #include "recurformer/cuda/heads.hpp"
 
@@ -58,6 +59,21 @@ struct Hopper : EveryGpu<D, rf::cuda::sm90::consumer_threads> {
   }
 };
 
+/// Spoils the shared memory of its block and notes how many blocks the grid has: at index `part`.
+struct Spoil {
+  struct Parameters {
+    int shared_bytes = 0;
+    int* blocks = nullptr;
+  };
+  static constexpr int threads = rf::arch::warp_size;
+
+  RECURFORMER_DEVICE static void run(const Parameters& p, const WorkItem& item, unsigned char* shared) {
+    const int thread = rf::arch::thread_index();
+    for (int at = thread; at < p.shared_bytes; at += threads) shared[at] = 0xff;
+    if (thread == 0) p.blocks[item.part] = rf::arch::grid_size().x;
+  }
+};
+
 /// What the planners of three runs, each with a batch of its own, share.
 struct Planning {
   explicit Planning(TestDevice& on) : device(on), memory(on), uploads(on) {}
@@ -89,7 +105,7 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
   using Scan = typename Gpu::Scan;
   using Ssd = typename Gpu::Ssd;
   using Kernel =
-      typename Gpu::template Kernel<typename Attention::Work, typename Scan::Work, typename Ssd::Work>;
+      typename Gpu::template Kernel<typename Attention::Work, typename Scan::Work, typename Ssd::Work, Spoil>;
   constexpr int d_head = Gpu::d_head;
   const rf::test::AttentionShapes shapes{.sequences = rf::test::packed({{90, 0}, {0, 3}, {1, 70}, {37, 64}}),
                                          .heads = 2,
@@ -114,14 +130,28 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
         std::find_if(items.begin(), items.end(), [](const WorkItem& i) { return i.phase == 1; });
     std::reverse(items.begin(), waits);
   }
-  const DeviceArray<WorkItem, TestDevice> on_device(device, std::span<const WorkItem>(items));
+  std::vector<WorkItem> spoiled;
+  for (const WorkItem& item : items) {
+    spoiled.push_back(item);
+    spoiled.push_back({.run = 3, .part = static_cast<int>(spoiled.size() / 2)});
+  }
+  const int count = static_cast<int>(spoiled.size());
+  const int resident = device.multiprocessors() * Kernel::blocks_per_multiprocessor;
+#if !defined(__CUDACC__)
+  REQUIRE(count >= 8 * resident);
+#endif
+  const DeviceArray<WorkItem, TestDevice> on_device(device, std::span<const WorkItem>(spoiled));
+  const std::vector<int> no_blocks(items.size(), 0);
+  const DeviceArray<int, TestDevice> grid(device, std::span<const int>(no_blocks));
   const int own = rf::cuda::heads_counters, all = own + planning.list.counters();
   const std::vector<unsigned> zeros(static_cast<std::size_t>(all), 0u);
   const DeviceArray<unsigned, TestDevice> counters(device, std::span<const unsigned>(zeros));
   unsigned* const of_works = counters.data() + own;
 
-  rf::cuda::WorkParameters<typename Attention::Work, typename Scan::Work, typename Ssd::Work> parameters;
+  rf::cuda::WorkParameters<typename Attention::Work, typename Scan::Work, typename Ssd::Work, Spoil>
+      parameters;
   parameters.first = Gpu::attention(attention_memory.parameters());
+  parameters.rest.rest.rest.first = {.shared_bytes = planning.shared_bytes, .blocks = grid.data()};
   rf::test::MambaResult scanned;
   const auto launch = [&](const rf::cuda::mamba::Arguments<bf16>& arguments) {
     parameters.rest.first = {.prefill = {.arguments = arguments,
@@ -131,8 +161,7 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
                              .arrived = of_works + scan.arrived,
                              .carried = of_works + scan.carried};
     rf::cuda::launch_heads<Kernel>(
-        device,
-        {.items = on_device.data(), .count = planning.list.size(), .shared_bytes = planning.shared_bytes},
+        device, {.items = on_device.data(), .count = count, .shared_bytes = planning.shared_bytes},
         parameters, counters.data(), planning.list.counters());
   };
   const rf::test::Mamba2Result states =
@@ -148,6 +177,7 @@ void check_mixed(TestDevice& device, bool reverse_free_items) {
   mamba.check(scanned, mamba.reference());
   mamba2.check(states);
   CHECK(counters.to_host() == zeros);  // as the next launch wants them
+  CHECK(grid.to_host() == std::vector<int>(items.size(), std::min(count, resident)));
 }
 
 }  // namespace

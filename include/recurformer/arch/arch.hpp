@@ -19,7 +19,7 @@
 //   thread.hpp      indices, shared memory         barrier.hpp     of a warp and of a block
 //   warp.hpp        shuffles, votes                memory.hpp      atomics, acquire and release, grid barrier
 //   math.hpp        exp2, conversions              matrix.hpp      ldmatrix, mma.sync
-//   copy_async.hpp  cp.async
+//   copy_async.hpp  cp.async                       hidden.hpp      what the optimiser must not know
 //
 // included by the kernels that use it, because CUB takes long to read,
 //
@@ -33,6 +33,7 @@
 
 #include "recurformer/arch/barrier.hpp"
 #include "recurformer/arch/copy_async.hpp"
+#include "recurformer/arch/hidden.hpp"
 #include "recurformer/arch/kernel.hpp"
 #include "recurformer/arch/math.hpp"
 #include "recurformer/arch/matrix.hpp"

@@ -1,14 +1,18 @@
 #ifndef RECURFORMER_CUDA_HEADS_HPP
 #define RECURFORMER_CUDA_HEADS_HPP
 
-// All heads of a layer over many tokens in one launch, whatever they compute: the blocks of one grid take the
-// items of a list (cuda/work_item.hpp) in its order, so that a multiprocessor works on attention and on
-// recurrent heads side by side.
+// All heads of a layer over many tokens in one launch, whatever they compute: the blocks of one persistent
+// grid take the items of a list (cuda/work_item.hpp) in its order, so that a multiprocessor works on
+// attention and on recurrent heads side by side.
 //
 //   launch_heads<HeadsKernel<Threads, Works…>>(device, list, works, counters, …)
 //
-// A block takes one item. (With a loop over items, compilers keep what depends on the thread only in
-// registers across all kinds of work, and attention spills.)
+// There are as many blocks as run at once, and each takes a ticket, computes that item, and takes the next. A
+// ticket taken ahead would hide half a microsecond, but its item would wait behind what may be a whole scan.
+//
+// Attention has no register to spare for what lives from item to item. So nothing does: works leave no
+// variable that might (cuda/work_item.hpp), and the optimiser is kept from moving anything out of the loop
+// (take_items).
 //
 // Floor: per pipe (tensor cores, special functions, memory), the sum over all heads; the largest of these
 // sums.
@@ -56,16 +60,18 @@ RECURFORMER_DEVICE void run_item(const WorkParameters<First, Rest...>& works, co
   }
 }
 
-/// Tickets of a launch, one per block, in the order in which blocks start: counters[0] hands them out,
-/// counters[1] counts the blocks that are through; the last of these zeroes all counters of the launch.
+/// Tickets of a launch, in the order in which blocks ask for them: counters[0] hands them out, counters[1]
+/// counts the blocks that are through; the last of these zeroes all counters of the launch.
 struct Tickets {
   static constexpr int counters = 2;
   unsigned* data = nullptr;
   int used = counters;  ///< these two and what the works use behind them
 
-  /// The block's ticket, for all its threads, by way of an int of shared memory.
+  /// The next ticket; by one thread.
+  RECURFORMER_DEVICE int next() const { return static_cast<int>(arch::atomic_add(data, 1u)); }
+  /// The same for all threads of a block, by way of an int of shared memory.
   RECURFORMER_DEVICE int take(int* shared) const {
-    if (arch::thread_index() == 0) *shared = static_cast<int>(arch::atomic_add(data, 1u));
+    if (arch::thread_index() == 0) *shared = next();
     arch::sync_threads();
     return *shared;
   }
@@ -86,11 +92,35 @@ struct ItemSlot {
   int ticket;
 };
 
-/// The item that is the block's, for all its threads.
-RECURFORMER_DEVICE void take_item(const Tickets& tickets, const ItemList& list, ItemSlot* slot) {
-  const int ticket = tickets.take(&slot->ticket);
-  if (arch::thread_index() == 0) slot->item = list.items[ticket];
+/// Puts the next item into the slot; false if there is none. By all threads of the block, which need not have
+/// met since the item before.
+RECURFORMER_DEVICE bool take_item(const Tickets& tickets, const ItemList& list, ItemSlot* slot) {
+  arch::sync_threads();  // the item before has left shared memory
+  if (arch::thread_index() == 0) {
+    slot->ticket = tickets.next();
+    if (slot->ticket < list.count) slot->item = list.items[slot->ticket];
+  }
   arch::sync_threads();
+  return slot->ticket < list.count;
+}
+
+/// Takes items until there are none, calls compute(item) for each, and leaves; by all threads of the block.
+/// (compute is no lambda, which nvcc may find too large to inline.)
+///
+/// In a loop that the optimiser sees, it works out what depends on the thread only, of all kinds of work,
+/// before the loop and keeps it in registers. This one has a second way in, and is none to it; ptxas knows
+/// that nobody comes that way, and sees a loop as good as any other.
+template <class Compute>
+RECURFORMER_DEVICE void take_items(const Tickets& tickets, const ItemList& list, ItemSlot* slot,
+                                   Compute compute) {
+  if (arch::hidden_false()) goto taken;
+next:
+  if (!take_item(tickets, list, slot)) goto done;
+taken:
+  compute(slot->item);
+  goto next;
+done:
+  tickets.leave(&slot->ticket);
 }
 
 /// Counters that launch_heads needs before those of the works.
@@ -109,10 +139,15 @@ struct HeadsKernel {
   RECURFORMER_DEVICE static void run(const Parameters& p) {
     auto* const shared = arch::shared_memory<unsigned char>();
     auto* const slot = reinterpret_cast<ItemSlot*>(shared + p.list.shared_bytes);
-    take_item(p.tickets, p.list, slot);
-    run_item<Threads>(p.works, slot->item, shared);
-    p.tickets.leave(&slot->ticket);
+    take_items(p.tickets, p.list, slot, Compute{p.works, shared});
   }
+
+ private:
+  struct Compute {
+    const WorkParameters<Works...>& works;
+    unsigned char* shared;
+    RECURFORMER_DEVICE void operator()(const WorkItem& item) const { run_item<Threads>(works, item, shared); }
+  };
 };
 
 }  // namespace RECURFORMER_ARCH
@@ -123,8 +158,10 @@ template <class Kernel, class... Works, class Device>
 void launch_heads(Device& device, const ItemList& list, const WorkParameters<Works...>& works,
                   unsigned* counters, int work_counters) {
   if (list.count == 0) return;
+  const int resident = device.multiprocessors() * Kernel::blocks_per_multiprocessor;
   device.template launch<Kernel>(
-      {.blocks = {.x = list.count}, .shared_bytes = list.shared_bytes + static_cast<int>(sizeof(ItemSlot))},
+      {.blocks = {.x = list.count < resident ? list.count : resident},
+       .shared_bytes = list.shared_bytes + static_cast<int>(sizeof(ItemSlot))},
       {.list = list, .tickets = {.data = counters, .used = heads_counters + work_counters}, .works = works});
 }
 

@@ -97,7 +97,7 @@ struct SsdWalk {
     const Rows rows{.group = item.group,
                     .first = sequence.first_row + first,
                     .position = sequence.position + first,
-                    .count = last ? sequence.rows - first : plan.segment_rows};
+                    .count = static_cast<int>(last ? sequence.rows - first : plan.segment_rows)};
     const std::int64_t segment =
         (std::int64_t{item.sequence} * plan.segments + item.segment) * p.call.groups + item.group;
     float* const kept = p.call.state(item.sequence, item.group, P);
@@ -118,11 +118,12 @@ struct SsdWalk {
   /// The rows of a segment.
   struct Rows {
     int group;
-    std::int64_t first, position, count;
+    std::int64_t first, position;
+    int count;
   };
   /// What is loaded and computed between barriers: one head of one chunk, the first along with k and v.
   struct Step {
-    std::int64_t row = 0;  ///< in the segment
+    int row = 0;  ///< in the segment
     int head = 0;
     int key_stage = 0, head_stage = 0;
   };
@@ -135,7 +136,7 @@ struct SsdWalk {
             .head_stage = stages - 1 - at.head_stage};
   }
   RECURFORMER_DEVICE static int valid_rows(const Rows& rows, const Step& at) {
-    return rows.count - at.row < Shape::rows ? static_cast<int>(rows.count - at.row) : Shape::rows;
+    return rows.count - at.row < Shape::rows ? rows.count - at.row : Shape::rows;
   }
 
   /// Leaves the state behind the segment; returns log2 of what decays over it.

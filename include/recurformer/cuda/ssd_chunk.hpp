@@ -43,13 +43,13 @@ struct SsdShape {
 };
 
 /// The state of one group, in the registers of a block: warp w < state_warps owns value columns from
-/// w · 8 · state_fragments on.
+/// w · 8 · state_fragments on. The other warps' is zero, so that it has a value (cuda/work_item.hpp).
 template <int P>
 struct SsdState {
   using Shape = SsdShape<P>;
 
-  float s[P / 16][Shape::state_fragments][4];  ///< rows 16·i …, fragments of the accumulator layout
-  float r[Shape::state_fragments];             ///< of column lane / 4 of each fragment
+  float s[P / 16][Shape::state_fragments][4] = {};  ///< rows 16·i …, fragments of the accumulator layout
+  float r[Shape::state_fragments] = {};             ///< of column lane / 4 of each fragment
 
   RECURFORMER_DEVICE static bool owner() { return arch::warp_index() < Shape::state_warps; }
   RECURFORMER_DEVICE static int column(int fragment) {
@@ -272,6 +272,8 @@ struct SsdChunk {
       if (key <= row) {
         weigh_scores(head, row, key, scores[key / 8], m[key / 16][0], m[key / 16][1]);
         weigh_scores(head, row, key + 8, scores[key / 8 + 1], m[key / 16][2], m[key / 16][3]);
+      } else {
+        for (std::uint32_t& pair : m[key / 16]) pair = 0;  // unused, but a value (cuda/work_item.hpp)
       }
   }
 

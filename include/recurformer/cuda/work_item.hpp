@@ -12,9 +12,14 @@
 //     static void run(const Parameters&, const WorkItem&, unsigned char* shared);
 //   };
 //
-// An item may wait only for items before it in the list. Those have been started, so that no order of blocks
-// can deadlock, and nothing need be resident at once. Items of a run tell each other by counters in global
-// memory, which are zero when a launch begins.
+// Shared memory holds anything when an item begins, and so it may when it ends; no copy is then in flight.
+// A work gives every variable a value on every way through it. What has none on some way is, in a loop over
+// items, what the item before has left: its registers are in use all the time, beside every other work's.
+//
+// An item may wait only for items before it in the list. Blocks take items in its order, and finish one
+// before they take the next: of those that are not finished the first has been taken, and waits for nothing.
+// So no order of blocks can deadlock, however many are resident at once. Items of a run tell each other by
+// counters in global memory, which are zero when a launch begins.
 
 #include <cstdint>
 
@@ -22,7 +27,7 @@
 
 namespace rf::cuda {
 
-/// One block's piece of one run. What phase, unit and part mean is the work's.
+/// A block's piece of one run. What phase, unit and part mean is the work's.
 struct alignas(16) WorkItem {
   std::int16_t run = 0;  ///< which of the launch's works
   std::int16_t phase = 0;

@@ -77,6 +77,12 @@ struct TileRing {
       arch::init_mbarrier(empty(slot), releases);
     }
   }
+  RECURFORMER_DEVICE void invalidate() const {
+    for (int slot = 0; slot < Stages; ++slot) {
+      arch::invalidate_mbarrier(full(slot));
+      arch::invalidate_mbarrier(empty(slot));
+    }
+  }
   /// Waits until tile i has landed.
   RECURFORMER_DEVICE void wait_full(int i) const {
     arch::wait_mbarrier(full(i), static_cast<unsigned>(i / Stages % 2));
@@ -121,6 +127,12 @@ struct PrefillMemory {
     keys.initialise(releases);
     values.initialise(releases);
     arch::fence_mbarrier_init();
+  }
+
+  /// Makes the place of the mbarriers ordinary memory. By one thread, when nobody needs them any more.
+  RECURFORMER_DEVICE void invalidate() const {
+    keys.invalidate();
+    values.invalidate();
   }
 
   /// Where the queries, and later the output, of a group of consumers begin.

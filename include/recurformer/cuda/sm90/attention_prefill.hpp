@@ -97,8 +97,10 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
     load_queries();
     const int count = arch::shuffle(key_tiles_.count(), 0);  // from one lane: see warpgroup()
     Rows maximum = Base::rows(Base::minus_infinity), sum = Base::rows(0.0f);
+    // The first products begin both anew, but read them in the compiler's eyes (cuda/work_item.hpp).
     Scores scores = Base::scores();
-    Output output;    // begun by the first product with values
+    scores.fill(0.0f);
+    Output output = Base::output();
     Weights weights;  // of the tile before the scores'
 
     issue_scores(scores, 0);

@@ -14,7 +14,8 @@
 //   };
 //
 // any other runs on the consumers' threads, with whose registers a selective scan keeps the special functions
-// busy, while the last warpgroup waits.
+// busy, while the last warpgroup waits. Warpgroups start an item together: that the last one brings in what
+// the next item needs while the others finish would take its ticket ahead (cuda/heads.hpp).
 //
 // The kernel has been simulated, compiled and held to a budget of registers and instructions; it has not run
 // on a GPU yet.
@@ -37,10 +38,10 @@ inline namespace RECURFORMER_ARCH {
 /// A consumer's part of an item, by the work it names.
 template <int Index = 0, class First, class... Rest>
 RECURFORMER_DEVICE void consume_item(const WorkParameters<First, Rest...>& works, const WorkItem& item,
-                                     unsigned char* shared, int group) {
+                                     unsigned char* shared) {
   if (item.run == Index) {
     if constexpr (has_warpgroups<First>) {
-      First::consume(works.first, item, shared, group);
+      First::consume(works.first, item, shared, warpgroup());
     } else {
       static_assert(First::threads <= consumer_threads,
                     "recurformer: the block has fewer threads than a work needs");
@@ -48,7 +49,7 @@ RECURFORMER_DEVICE void consume_item(const WorkParameters<First, Rest...>& works
         First::run(works.first, item, shared);
     }
   } else if constexpr (sizeof...(Rest) > 0) {
-    consume_item<Index + 1>(works.rest, item, shared, group);
+    consume_item<Index + 1>(works.rest, item, shared);
   }
 }
 /// The last warpgroup's.
@@ -70,20 +71,27 @@ struct HeadsKernel {
   RECURFORMER_DEVICE static void run(const Parameters& p) {
     auto* const shared = arch::shared_memory<unsigned char>();
     auto* const slot = reinterpret_cast<ItemSlot*>(shared + p.list.shared_bytes);
-    const int group = warpgroup();
     // Each branch all the way to the end: what is common to both would have the registers of the poorer one.
-    if (group == consumer_groups) {
+    if (warpgroup() == consumer_groups) {
       arch::decrease_registers<producer_registers>();
-      take_item(p.tickets, p.list, slot);
-      produce_item(p.works, slot->item, shared);
-      p.tickets.leave(&slot->ticket);
+      take_items(p.tickets, p.list, slot, Produce{p.works, shared});
     } else {
       arch::increase_registers<consumer_registers>();
-      take_item(p.tickets, p.list, slot);
-      consume_item(p.works, slot->item, shared, group);
-      p.tickets.leave(&slot->ticket);
+      take_items(p.tickets, p.list, slot, Consume{p.works, shared});
     }
   }
+
+ private:
+  struct Produce {
+    const WorkParameters<Works...>& works;
+    unsigned char* shared;
+    RECURFORMER_DEVICE void operator()(const WorkItem& item) const { produce_item(works, item, shared); }
+  };
+  struct Consume {
+    const WorkParameters<Works...>& works;
+    unsigned char* shared;
+    RECURFORMER_DEVICE void operator()(const WorkItem& item) const { consume_item(works, item, shared); }
+  };
 };
 
 }  // namespace RECURFORMER_ARCH
