@@ -1,8 +1,8 @@
 #!/bin/bash
 # Sets up a Debian machine and passes all tests: the release build with everything (and where nvcc is found, every
 # CUDA kernel), then the unit tests under AddressSanitizer and UndefinedBehaviorSanitizer, and the simulated CUDA
-# kernels under ThreadSanitizer. With --full also the slower tests of those, and
-# everything as compiled by Clang.
+# kernels under ThreadSanitizer. With --full also the slower tests of those,
+# everything as compiled by Clang, and the command line for other machines.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,4 +41,8 @@ if $full; then
   cmake --preset clang "${options[@]}"
   cmake --build --preset clang
   ctest --preset clang --parallel "$(nproc)"
+
+  cmake --preset portable "${options[@]}"
+  cmake --build --preset portable
+  ctest --preset portable
 fi

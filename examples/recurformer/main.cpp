@@ -5,33 +5,18 @@
 #include <cstdio>
 #include <exception>
 
-#include "commands.hpp"
-#include "recurformer/core/error.hpp"
-#include "recurformer/version.hpp"
+#include "program.hpp"
 
 int main(int argc, char** argv) {
-  CLI::App program("Replace recency-aware attention heads by recurrent ones (RecurFormer, arXiv 2410.12850)",
-                   "recurformer");
-  program.set_version_flag("--version", rf::text(RECURFORMER_VERSION_MAJOR, ".", RECURFORMER_VERSION_MINOR,
-                                                 ".", RECURFORMER_VERSION_PATCH));
-  program.require_subcommand(1);
-  cli::add_demo(program);
-  cli::add_train(program);
-  cli::add_analyze(program);
-  cli::add_plan(program);
-  cli::add_convert(program);
-  cli::add_eval(program);
-  cli::add_generate(program);
-  cli::add_inspect(program);
+#ifdef RECURFORMER_SEVERAL_INSTRUCTION_SETS
   try {
-    program.parse(argc, argv);
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
-    std::fprintf(stderr, "recurformer: %s (see --help)\n", error.what());
-    return 2;
+    return rf::with_instruction_set(rf::best_instruction_set(),
+                                    [&](auto set) { return cli::run<set>(argc, argv); });
   } catch (const std::exception& error) {
     std::fprintf(stderr, "recurformer: %s\n", error.what());
     return 1;
   }
+#else
+  return cli::run<rf::compiled_instruction_set>(argc, argv);
+#endif
 }

@@ -1,6 +1,7 @@
 #!/bin/bash
 # A program with several instruction sets (examples/instruction_sets), where <program> may begin with an emulator.
 #   check.sh run <program>              every set that the machine has computes the same, the others are refused
+#   check.sh command_line <program>     the same of the command line (examples/recurformer)
 #   check.sh symbols <nm> <object>...   no two of the objects have a function of one name: a linker would keep one
 #   check.sh instructions <objdump> <object with AVX-512> <object without AVX>...
 #   check.sh linker <compiler> <include directory>     files for two sets that were not isolated are refused
@@ -22,27 +23,46 @@ same_results() { # <output> <output>: the name of a set, then numbers
   paste "$1" "$2" | awk '
     NR == 1 { sets = $1 " and " $2; next }
     { difference = $1 - $2; if (difference < 0) difference = -difference; if (difference > worst) worst = difference }
-    END { print "largest difference between " sets ": " worst; exit !(NR > 100 && worst < 1e-4) }'
+    END { print "largest difference between " sets ": " worst + 0; exit !(NR > 100 && worst < 1e-4) }'
+}
+
+# run_all <command>...: it prints the name of the set it takes, then numbers.
+run_all() {
+  local sets set usable=()
+  read -r -a sets < <(RECURFORMER_INSTRUCTION_SET=none "$@" 2>&1 | sed -n 's/.*; this program was compiled for//p') || true
+  [ ${#sets[@]} -gt 0 ] || fail "it does not say what it was compiled for: $*"
+  for set in "${sets[@]}"; do
+    if RECURFORMER_INSTRUCTION_SET=$set "$@" >"$work/$set" 2>"$work/error"; then
+      [ "$(head -1 "$work/$set")" = "$set" ] || fail "asked for $set, it took $(head -1 "$work/$set")"
+      usable+=("$set")
+    else
+      grep "$set, which this machine lacks" "$work/error" || fail "with $set it failed:" "$(cat "$work/error")"
+    fi
+  done
+  "$@" >"$work/best"
+  [ "$(head -1 "$work/best")" = "${usable[0]}" ] || fail "of ${usable[*]} it takes $(head -1 "$work/best")"
+  for set in "${usable[@]}"; do
+    same_results "$work/best" "$work/$set"
+  done
+}
+# A model of the command line, measured: the set, and how far every head looks back.
+text=(--text "$0" --rows 2 --length 64 --copy-lag 16 --threads 2)
+analyse() {
+  "${recurformer[@]}" analyze "$work/model" "${text[@]}" --batches 1 --window 8 --device cpu --out "$work/analysis" \
+    >"$work/messages" 2>&1 || { cat "$work/messages" >&2; return 1; }
+  sed -n 's/^backend: cpu (\([a-z0-9_]*\), .*/\1/p' "$work/messages"
+  grep -oE '[0-9][-.e0-9]*' "$work/analysis"
 }
 
 case $what in
   run)
-    read -r -a sets < <(RECURFORMER_INSTRUCTION_SET=none "$@" 2>&1 | sed -n 's/.*; this program was compiled for//p')
-    [ ${#sets[@]} -gt 0 ] || fail "it does not say what it was compiled for: $*"
-    usable=()
-    for set in "${sets[@]}"; do
-      if RECURFORMER_INSTRUCTION_SET=$set "$@" >"$work/$set" 2>"$work/error"; then
-        [ "$(head -1 "$work/$set")" = "$set" ] || fail "asked for $set, it took $(head -1 "$work/$set")"
-        usable+=("$set")
-      else
-        grep "$set, which this machine lacks" "$work/error" || fail "with $set it failed:" "$(cat "$work/error")"
-      fi
-    done
-    "$@" >"$work/best"
-    [ "$(head -1 "$work/best")" = "${usable[0]}" ] || fail "of ${usable[*]} it takes $(head -1 "$work/best")"
-    for set in "${usable[@]}"; do
-      same_results "$work/best" "$work/$set"
-    done
+    run_all "$@"
+    ;;
+  command_line)
+    recurformer=("$@")
+    "$@" train "${text[@]}" --steps 1 --layers 2 --d-model 64 --d-head 16 --kv-groups 2 --d-ff 48 --out "$work/model" \
+      >"$work/messages" 2>&1 || fail "train failed:" "$(cat "$work/messages")"
+    run_all analyse
     ;;
   symbols)
     nm=$1
