@@ -1,6 +1,7 @@
 # cmake -DLINKER=... -DNM=... -DOBJCOPY=... -DSET=<name> -DOBJECTS=<objects> -DRESULT=<object> -P: makes one object of
 # several in which nothing is visible from outside but what is a template's instance for an rf::InstructionSet.
 
+list(FILTER OBJECTS EXCLUDE REGEX "\\.(gch|pch)$") # a precompiled header is among a target's objects
 # Without groups: the next link would throw away those it has met in another set.
 execute_process(COMMAND "${LINKER}" -r --force-group-allocation -o "${RESULT}" ${OBJECTS} COMMAND_ERROR_IS_FATAL ANY)
 

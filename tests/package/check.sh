@@ -31,7 +31,7 @@ check_installed_files() {
   [ -z "$other" ] || fail "installed, but not part of the library:" "$other"
   # Other libraries that a header may need, by the name of their headers; all else is the system's.
   unknown=$(grep -rnE '^ *# *include <[^>]*[./]' "$work/prefix/include" |
-    grep -vE '<(nlohmann/json\.hpp|dlpack/dlpack\.h|pcre2\.h|utf8proc\.h|cuda\.h|cuda_runtime_api\.h|immintrin\.h)>' |
+    grep -vE '<(nlohmann/json\.hpp|dlpack/dlpack\.h|pcre2\.h|utf8proc\.h|cuda\.h|cuda_runtime_api\.h|cub/[a-z_/]+\.cuh|immintrin\.h)>' |
     grep -vE '<(sys/(mman|stat)|fcntl|ucontext|unistd|sanitizer/[a-z_]+)\.h>' || true)
   [ -z "$unknown" ] || fail "installed headers include what their users may not have:" "$unknown"
 }

@@ -97,10 +97,14 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
     load_queries();
     const int count = arch::shuffle(key_tiles_.count(), 0);  // from one lane: see warpgroup()
     Rows maximum = Base::rows(Base::minus_infinity), sum = Base::rows(0.0f);
-    // The first products begin both anew, but read them in the compiler's eyes (cuda/work_item.hpp).
     Scores scores = Base::scores();
-    scores.fill(0.0f);
-    Output output = Base::output();
+    Output output;  // begun by the first product with values
+    // The first products begin both anew, but read them in the compiler's eyes: beside other works these
+    // would keep registers for them (cuda/work_item.hpp). The probe's kernel has no others, and none to spare.
+    if constexpr (!Base::probing) {
+      scores.fill(0.0f);
+      output.fill(0.0f);
+    }
     Weights weights;  // of the tile before the scores'
 
     issue_scores(scores, 0);
