@@ -100,7 +100,8 @@ class PrefillConsumer : public AttentionTile<Parameters, D, Tuning> {
     Scores scores = Base::scores();
     Output output;  // begun by the first product with values
     // The first products begin both anew, but read them in the compiler's eyes: beside other works these
-    // would keep registers for them (cuda/work_item.hpp). The probe's kernel has no others, and none to spare.
+    // would keep registers for them (cuda/work_item.hpp). The probe's kernel has no others, and none to
+    // spare.
     if constexpr (!Base::probing) {
       scores.fill(0.0f);
       output.fill(0.0f);
