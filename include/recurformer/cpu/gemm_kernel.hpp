@@ -44,6 +44,15 @@ inline constexpr std::int64_t depth_block = 256;
 
 namespace detail {
 
+/// Asks for the element `offset` after p, which may lie outside of p's array. Into the second level: the
+/// first can wait for so few lines at once that loads would queue behind the request. (A row of C from rows
+/// of B in memory: 25 GB/s a core, not 14.)
+template <class T>
+[[gnu::always_inline]] inline void prefetch(const T* p, std::int64_t offset) {
+  const auto address = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(offset) * sizeof(T);
+  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
+}
+
 /// Where a tile's result starts from: null for 0, C itself to accumulate, or a bias row with stride 0.
 struct TileStart {
   const float* data = nullptr;
@@ -78,11 +87,10 @@ struct PanelB {
   /// Asks for row k of 4 KiB further on. Weights that are not float come from memory, and the arithmetic of
   /// many rows fills the window in which the processor would look ahead by itself. (8 rows: 26 GB/s, not 23.)
   [[gnu::always_inline]] void fetch_ahead(std::int64_t k, int vectors) const {
+    constexpr int line = 64 / int{sizeof(T)};
     if constexpr (sizeof(T) < sizeof(float))
-      for (int byte = 0; byte < vectors * simd::width * int{sizeof(T)}; byte += 64)
-        __builtin_prefetch(
-            reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(data + k * vectors * simd::width) +
-                                          4096 + static_cast<unsigned>(byte)));
+      for (int j = 0; j < vectors * simd::width; j += line)
+        prefetch(data, k * vectors * simd::width + 64 * line + j);
   }
   /// The scales of vector j of row k.
   [[gnu::always_inline]] simd::Vec scale(std::int64_t k, int j, int vectors) const {

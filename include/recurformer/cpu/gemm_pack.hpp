@@ -27,15 +27,6 @@ namespace rf::cpu {
 inline namespace RECURFORMER_ISA {
 namespace detail {
 
-/// Asks for the element `offset` after p, which may lie outside of p's array. Into the second level: the
-/// first can wait for so few lines at once that loads would queue behind the request. (A row of C from rows
-/// of B in memory: 25 GB/s a core, not 14.)
-template <class T>
-[[gnu::always_inline]] inline void prefetch(const T* p, std::int64_t offset) {
-  const auto address = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(offset) * sizeof(T);
-  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
-}
-
 /// Calls sink(k, v) for every k < depth in order, where v[j] = in[j * in_stride + k], and 0 from `lanes` on.
 template <class T, class Sink>
 [[gnu::always_inline]] inline void for_each_transposed(const T* in, std::int64_t in_stride, int lanes,
