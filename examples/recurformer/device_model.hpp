@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "biased_kinds.hpp"
 #include "recurformer/eval/token_text.hpp"
 #include "recurformer/model/backend.hpp"
 #include "recurformer/model/sampler.hpp"
@@ -24,10 +25,11 @@
 
 namespace cli {
 
-/// The kinds of heads this program has device kernels for.
+/// The kinds of heads this program has device kernels for. Those with biases share them with those without.
 struct DeviceSpec {
   using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Bf16>, rf::Kind<rf::StreamingAttention<>, rf::Bf16>,
-                          rf::Kind<rf::Mamba<>, rf::Bf16>, rf::Kind<rf::Mamba2<>, rf::Bf16>>;
+                          rf::Kind<rf::Mamba<>, rf::Bf16>, rf::Kind<rf::Mamba2<>, rf::Bf16>,
+                          rf::Kind<BiasedAttention, rf::Bf16>, rf::Kind<BiasedStreaming, rf::Bf16>>;
   using Precision = rf::Bf16;
   using Widths = std::integer_sequence<int, 16, 64, 128>;
 };

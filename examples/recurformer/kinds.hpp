@@ -3,14 +3,10 @@
 
 // The kinds of heads this program has kernels for. It runs every plan made of them; a new kind is a new line.
 
+#include "biased_kinds.hpp"
 #include "recurformer/recurformer.hpp"
 
 namespace cli {
-
-/// Qwen2's heads.
-inline constexpr rf::AttentionPolicy qkv_bias{.qkv_bias = true};
-using BiasedAttention = rf::Attention<qkv_bias>;
-using BiasedStreaming = rf::StreamingAttention<rf::StreamingWindow{}, qkv_bias>;
 
 struct ProgramSpec {
   using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Fp32>,           //

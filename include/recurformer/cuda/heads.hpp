@@ -18,6 +18,7 @@
 // sums.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "recurformer/arch/arch.hpp"
 #include "recurformer/arch/kernel.hpp"
@@ -32,6 +33,11 @@ template <class First, class... Rest>
 struct WorkParameters<First, Rest...> {
   typename First::Parameters first = {};
   WorkParameters<Rest...> rest = {};
+};
+
+/// In the place of a work that another place has as well.
+struct NoWork {
+  struct Parameters {};
 };
 
 /// The items of a launch, on the device.
@@ -51,13 +57,15 @@ inline namespace RECURFORMER_ARCH {
 template <int Threads, int Index = 0, class First, class... Rest>
 RECURFORMER_DEVICE void run_item(const WorkParameters<First, Rest...>& works, const WorkItem& item,
                                  unsigned char* shared) {
-  static_assert(First::threads <= Threads, "recurformer: the block has fewer threads than a work needs");
-  if (item.run == Index) {
-    if (First::threads == Threads || arch::thread_index() < First::threads)
-      First::run(works.first, item, shared);
-  } else if constexpr (sizeof...(Rest) > 0) {
-    run_item<Threads, Index + 1>(works.rest, item, shared);
+  if constexpr (!std::is_same_v<First, NoWork>) {
+    static_assert(First::threads <= Threads, "recurformer: the block has fewer threads than a work needs");
+    if (item.run == Index) {
+      if (First::threads == Threads || arch::thread_index() < First::threads)
+        First::run(works.first, item, shared);
+      return;
+    }
   }
+  if constexpr (sizeof...(Rest) > 0) run_item<Threads, Index + 1>(works.rest, item, shared);
 }
 
 /// Tickets of a launch, in the order in which blocks ask for them: counters[0] hands them out, counters[1]

@@ -8,12 +8,16 @@
 // make share it.
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "recurformer/core/error.hpp"
 #include "recurformer/cuda/decode_layer.hpp"
 #include "recurformer/cuda/heads.hpp"
 #include "recurformer/cuda/mixer_kernel.hpp"
@@ -106,7 +110,37 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
 
   template <class Kind>
   using Planner = typename detail::HeadPlannerOf<typename Kind::Mixer, D, T, threads, Mode>::type;
-  using Parameters = cuda::WorkParameters<typename Planner<K>::Work...>;
+
+ private:
+  template <std::size_t Index>
+  using PlannerAt = std::tuple_element_t<Index, std::tuple<Planner<K>...>>;
+
+  /// Which of the works computes kind `Index`: that of the first kind that has the same. Kinds that differ
+  /// only in what linear layers do for them, such as biases, share a branch of the kernel.
+  template <std::size_t Index>
+  static constexpr std::size_t work_of() {
+    return []<std::size_t... Other>(std::index_sequence<Other...>) {
+      using Work = typename PlannerAt<Index>::Work;
+      return std::min({(std::is_same_v<typename PlannerAt<Other>::Work, Work> ? Other : Index)...});
+    }
+    (std::index_sequence_for<K...>{});
+  }
+  template <std::size_t Index>
+  using WorkAt = std::conditional_t<work_of<Index>() == Index, typename PlannerAt<Index>::Work, cuda::NoWork>;
+
+  template <class Indices>
+  struct WorksAt;
+  template <std::size_t... Index>
+  struct WorksAt<std::index_sequence<Index...>> {
+    using Parameters = cuda::WorkParameters<WorkAt<Index>...>;
+    using Kernel =
+        std::conditional_t<Mode == HeadsMode::prefill_sm90, cuda::sm90::HeadsKernel<WorkAt<Index>...>,
+                           cuda::HeadsKernel<threads, WorkAt<Index>...>>;
+  };
+  using Works = WorksAt<std::index_sequence_for<K...>>;
+
+ public:
+  using Parameters = typename Works::Parameters;
   /// Whether some work is written for Hopper's warpgroups.
   static constexpr bool has_warpgroups = (... || cuda::sm90::has_warpgroups<typename Planner<K>::Work>);
 
@@ -146,7 +180,7 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
       const cuda::DeviceBatch* batch = batches.of(run, shape);
       if (!batch) return;
       cuda::WorkBinder<Device> binder{*batch, uploads, counters + own_counters};
-      parameters_of<index>(out) =
+      parameters_of<work_of<index>()>(out) =
           P::bind(binder, run.mixer, describe(index, run), std::get<index>(plan.runs));
     });
     return out;
@@ -160,16 +194,10 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
       cuda::decode_layer<blocks_per_multiprocessor>(device, cuda::DecodeLayerSteps<T>{}, plan.list,
                                                     parameters, counters, plan.counters);
     else if (!launch_alone(device, plan, parameters))
-      cuda::launch_heads<Kernel>(device, plan.list, parameters, counters, plan.counters);
+      cuda::launch_heads<typename Works::Kernel>(device, plan.list, parameters, counters, plan.counters);
   }
 
  private:
-  template <std::size_t Index>
-  using PlannerAt = std::tuple_element_t<Index, std::tuple<Planner<K>...>>;
-  using Kernel = std::conditional_t<Mode == HeadsMode::prefill_sm90,
-                                    cuda::sm90::HeadsKernel<typename Planner<K>::Work...>,
-                                    cuda::HeadsKernel<threads, typename Planner<K>::Work...>>;
-
   template <class Device>
   static bool launch_alone(Device& device, const Plan& plan, const Parameters& parameters) {
     return [&]<std::size_t... Index>(std::index_sequence<Index...>) {
@@ -190,12 +218,17 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
                         const HeadShape& shape, const Layer& layer) {
     Plan plan;
     if (plan_alone(planner, batches, shape, layer, plan)) return plan;
+    std::array<std::string_view, sizeof...(K)> kinds = {};  // of the works: those that use them
     for (const bool fills_gaps : {false, true})
-      layer.for_each_run([&](auto index, const auto& run) {
+      layer.for_each_run([&]<class Run>(auto index, const Run& run) {
         using P = PlannerAt<index>;
         const cuda::DeviceBatch* batch = batches.of(run, shape);
         if (!batch || P::fills_gaps != fills_gaps) return;
-        planner.list.begin_run(static_cast<int>(index));
+        constexpr std::size_t work = work_of<index>();
+        check(kinds[work].empty(), "a layer has heads of the kinds ", kinds[work], " and ", Run::Mixer::name,
+              "; on a device it can have only one of these, as the same part of a kernel computes them");
+        kinds[work] = Run::Mixer::name;
+        planner.list.begin_run(static_cast<int>(work));
         auto own = with_batch(planner, *batch);
         std::get<index>(plan.runs) = P::plan(own, run.mixer, shape, run.groups);
         plan.list.shared_bytes = std::max(plan.list.shared_bytes, std::get<index>(plan.runs).shared_bytes);
@@ -233,7 +266,7 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     using P = PlannerAt<Index>;
     if constexpr (detail::PlanAlone<P>::exists) {
       const auto& alone = std::get<Index>(plan.alone);
-      if (alone.chosen) P::launch_alone(device, parameters_of<Index>(parameters), alone.items);
+      if (alone.chosen) P::launch_alone(device, parameters_of<work_of<Index>()>(parameters), alone.items);
       return alone.chosen;
     } else {
       return false;

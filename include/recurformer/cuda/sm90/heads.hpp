@@ -20,6 +20,8 @@
 // The kernel has been simulated, compiled and held to a budget of registers and instructions; it has not run
 // on a GPU yet.
 
+#include <type_traits>
+
 #include "recurformer/arch/arch.hpp"
 #include "recurformer/arch/register_pool.hpp"
 #include "recurformer/cuda/heads.hpp"
@@ -39,18 +41,20 @@ inline namespace RECURFORMER_ARCH {
 template <int Index = 0, class First, class... Rest>
 RECURFORMER_DEVICE void consume_item(const WorkParameters<First, Rest...>& works, const WorkItem& item,
                                      unsigned char* shared) {
-  if (item.run == Index) {
-    if constexpr (has_warpgroups<First>) {
-      First::consume(works.first, item, shared, warpgroup());
-    } else {
-      static_assert(First::threads <= consumer_threads,
-                    "recurformer: the block has fewer threads than a work needs");
-      if (First::threads == consumer_threads || arch::thread_index() < First::threads)
-        First::run(works.first, item, shared);
+  if constexpr (!std::is_same_v<First, NoWork>) {
+    if (item.run == Index) {
+      if constexpr (has_warpgroups<First>) {
+        First::consume(works.first, item, shared, warpgroup());
+      } else {
+        static_assert(First::threads <= consumer_threads,
+                      "recurformer: the block has fewer threads than a work needs");
+        if (First::threads == consumer_threads || arch::thread_index() < First::threads)
+          First::run(works.first, item, shared);
+      }
+      return;
     }
-  } else if constexpr (sizeof...(Rest) > 0) {
-    consume_item<Index + 1>(works.rest, item, shared);
   }
+  if constexpr (sizeof...(Rest) > 0) consume_item<Index + 1>(works.rest, item, shared);
 }
 /// The last warpgroup's.
 template <int Index = 0, class First, class... Rest>
