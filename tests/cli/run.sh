@@ -4,6 +4,7 @@
 set -euo pipefail
 program=$(readlink -f "$1")
 include=$(readlink -f "$(dirname "$0")/../../include")
+models=$(readlink -f "$(dirname "$0")/../golden/models")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
@@ -110,6 +111,11 @@ grep -q '"device": "simulated"' device.json || fail "device.json does not name t
 run generate hybrid_mamba --prompt " " --tokens 2 --device simulated --load-cache device_cache.safetensors
 grep -q 'cache: 10 tokens' err.txt || fail "generate --device simulated did not go on after the saved prefix"
 refuse "precision" generate hybrid_mamba --device cpu --load-cache device_cache.safetensors
+# The same kernels for heads with biases.
+for model in hybrid_qwen2 qwen2_window; do
+  run generate "$models/$model" --prompt "line 1" --tokens 2 --device simulated
+  grep -q '^backend: simulated' err.txt || fail "generate $model --device simulated does not name its backend"
+done
 
 # Without --device the CPU says why it, and not a GPU, computes.
 run train "${data[@]}" --steps 1 --layers 1 --d-model 32 --d-head 32 --kv-groups 1 --d-ff 48 --out wide

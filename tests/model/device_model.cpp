@@ -35,6 +35,11 @@ TEST_CASE("device model, simulated: prefill and decode across the border between
   device_model::check_pages(device);
 }
 
+TEST_CASE("device model, simulated: heads with biases beside heads without") {
+  rf::Simulated device({.seed = 7});
+  device_model::check_biases(device);
+}
+
 TEST_CASE("device model, simulated: layers of attention only, by the kernel that Hopper has for them") {
   rf::Simulated device({.seed = 2});
   device_model::check_attention_only(device);

@@ -31,6 +31,11 @@ TEST_CASE("device model on a GPU: prefill and decode across the border between t
   device_model::check_pages(device);
 }
 
+TEST_CASE("device model on a GPU: heads with biases beside heads without") {
+  rf::Cuda device;
+  device_model::check_biases(device);
+}
+
 TEST_CASE("device model on a GPU: layers of attention only, by the kernel that Hopper has for them") {
   rf::Cuda device;
   device_model::check_attention_only(device);

@@ -108,9 +108,22 @@ void check_pages(Device& device) {
   check_chunks<Spec>(device, host_weights(), {{270}, {250, 5, 1, 2, 12}});
 }
 
+/// Heads with biases, as in Qwen2, in one layer and heads without in the other, which share the kernels.
+template <class Device>
+void check_biases(Device& device) {
+  const rf::Plan plan{.kinds = {{"attention_qkv_bias", "bf16", {}},
+                                {"streaming_qkv_bias", "bf16", {{"sink", 2}, {"window", 5}}},
+                                {"mamba", "bf16", {}},
+                                {"mamba2", "bf16", {}},
+                                {"attention", "bf16", {}},
+                                {"streaming", "bf16", {{"sink", 1}, {"window", 9}}}},
+                      .kind_of_group = {{0, 2, 1, 3}, {5, 4, 2, 4}}};
+  check_chunks<Spec>(device, random_weights<Spec>(host_shape, plan), {{45}, {20, 1, 1, 9, 14}});
+}
+
 /// As in Qwen2.
 struct AttentionSpec {
-  using Kinds = rf::Kinds<rf::Kind<rf::Attention<rf::AttentionPolicy{.qkv_bias = true}>, rf::Bf16>>;
+  using Kinds = rf::Kinds<rf::Kind<rf::Attention<qkv_bias>, rf::Bf16>>;
   using Precision = rf::Bf16;
   using Widths = std::integer_sequence<int, 64>;
 };
@@ -227,6 +240,15 @@ void check_refusals(Device& device) {
   CHECK_THROWS_AS(model.next_logits(std::vector<rf::Token>{vocabulary}, cache), rf::ArgumentError);
   CHECK_THROWS_AS(model.next_logits(std::vector<rf::Token>{}, cache), rf::ArgumentError);
   CHECK(cache.length() == 0);
+
+  rf::Plan mixed = host_plan;
+  mixed.kinds.push_back({"attention_qkv_bias", "bf16", {}});
+  mixed.kind_of_group[1] = {3, 0, 4, 2};
+  CHECK_THROWS_WITH_AS(
+      (rf::Model<Spec, Device>(device, random_weights<Spec>(host_shape, mixed))),
+      "a layer has heads of the kinds attention and attention_qkv_bias; on a device it can have only one of "
+      "these, as the same part of a kernel computes them",
+      rf::ArgumentError);
 }
 
 /// Two models on two devices, here two streams, take turns and do not notice each other.

@@ -1,7 +1,8 @@
 #ifndef TESTS_SUPPORT_DEVICE_MODEL_HPP
 #define TESTS_SUPPORT_DEVICE_MODEL_HPP
 
-// A small hybrid model for a device, with all four mixers in every layer, and random tokens for it.
+// A small hybrid model for a device, with all four mixers in every layer, and random tokens for it. Its spec
+// also names the kinds of heads with biases, which share the kernels of those without.
 
 #include <array>
 #include <cstdint>
@@ -19,9 +20,13 @@
 
 namespace device_model {
 
+inline constexpr rf::AttentionPolicy qkv_bias{.qkv_bias = true};
+
 struct Spec {
   using Kinds = rf::Kinds<rf::Kind<rf::Attention<>, rf::Bf16>, rf::Kind<rf::StreamingAttention<>, rf::Bf16>,
-                          rf::Kind<rf::Mamba<>, rf::Bf16>, rf::Kind<rf::Mamba2<>, rf::Bf16>>;
+                          rf::Kind<rf::Mamba<>, rf::Bf16>, rf::Kind<rf::Mamba2<>, rf::Bf16>,
+                          rf::Kind<rf::Attention<qkv_bias>, rf::Bf16>,
+                          rf::Kind<rf::StreamingAttention<rf::StreamingWindow{}, qkv_bias>, rf::Bf16>>;
   using Precision = rf::Bf16;
   using Widths = std::integer_sequence<int, 16>;
 };

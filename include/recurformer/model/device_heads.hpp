@@ -152,6 +152,19 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
     std::tuple<detail::PlanAlone<Planner<K>>...> alone;
   };
 
+  /// ArgumentError for a layer with two kinds of heads of which the kernel can compute only one at a time.
+  template <class Layer>
+  static void check_kinds(const Layer& layer) {
+    std::array<std::string_view, sizeof...(K)> users = {};  // of the works
+    layer.for_each_run([&]<class Run>(auto index, const Run& run) {
+      if (run.groups == 0) return;
+      std::string_view& user = users[work_of<index>()];
+      check(user.empty(), "a layer has heads of the kinds ", user, " and ", Run::Mixer::name,
+            "; on a device it can have only one of these, as the same part of a kernel computes them");
+      user = Run::Mixer::name;
+    });
+  }
+
   /// The index among `plans` of the one for a layer; makes it if there is none.
   template <class Device, class Layer>
   static std::size_t plan(std::vector<Plan>& plans, Device& device, const HeadBatches& batches,
@@ -218,17 +231,12 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
                         const HeadShape& shape, const Layer& layer) {
     Plan plan;
     if (plan_alone(planner, batches, shape, layer, plan)) return plan;
-    std::array<std::string_view, sizeof...(K)> kinds = {};  // of the works: those that use them
     for (const bool fills_gaps : {false, true})
-      layer.for_each_run([&]<class Run>(auto index, const Run& run) {
+      layer.for_each_run([&](auto index, const auto& run) {
         using P = PlannerAt<index>;
         const cuda::DeviceBatch* batch = batches.of(run, shape);
         if (!batch || P::fills_gaps != fills_gaps) return;
-        constexpr std::size_t work = work_of<index>();
-        check(kinds[work].empty(), "a layer has heads of the kinds ", kinds[work], " and ", Run::Mixer::name,
-              "; on a device it can have only one of these, as the same part of a kernel computes them");
-        kinds[work] = Run::Mixer::name;
-        planner.list.begin_run(static_cast<int>(work));
+        planner.list.begin_run(static_cast<int>(work_of<index>()));
         auto own = with_batch(planner, *batch);
         std::get<index>(plan.runs) = P::plan(own, run.mixer, shape, run.groups);
         plan.list.shared_bytes = std::max(plan.list.shared_bytes, std::get<index>(plan.runs).shared_bytes);

@@ -50,7 +50,7 @@ class DeviceLayers {
                                       std::span<const cuda::DeviceRun<T>> runs)>;
 
   /// Copies the weights of layers of one shape, which are not packed, to the device. ArgumentError for sizes
-  /// that its kernels cannot do.
+  /// that its kernels cannot do, and for two kinds of heads in one layer that differ only in biases.
   DeviceLayers(Device& device, const LayerShape& shape, std::span<const LayerWeights<Kinds, Precision>> host)
       : device_(&device),
         shape_(shape),
@@ -66,6 +66,10 @@ class DeviceLayers {
     check(!shape.heads_norm,
           "the device's kernels have no norm across heads (heads_norm, Mamba-2); use the CPU");
     for (const auto& layer : host) layers_.emplace_back(device, layer, shape, Widths{});
+    for (const HeadsMode mode : {HeadsMode::decode, prefill_mode()})
+      with_heads(mode, [&]<class Heads>(Heads) {
+        for (const Layer& layer : layers_) Heads::check_kinds(layer);
+      });
   }
 
   /// Memory for the length of a call.
