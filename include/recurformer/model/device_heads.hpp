@@ -128,19 +128,11 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
   template <std::size_t Index>
   using WorkAt = std::conditional_t<work_of<Index>() == Index, typename PlannerAt<Index>::Work, cuda::NoWork>;
 
-  template <class Indices>
-  struct WorksAt;
   template <std::size_t... Index>
-  struct WorksAt<std::index_sequence<Index...>> {
-    using Parameters = cuda::WorkParameters<WorkAt<Index>...>;
-    using Kernel =
-        std::conditional_t<Mode == HeadsMode::prefill_sm90, cuda::sm90::HeadsKernel<WorkAt<Index>...>,
-                           cuda::HeadsKernel<threads, WorkAt<Index>...>>;
-  };
-  using Works = WorksAt<std::index_sequence_for<K...>>;
+  static cuda::WorkParameters<WorkAt<Index>...> parameters_at(std::index_sequence<Index...>);
 
  public:
-  using Parameters = typename Works::Parameters;
+  using Parameters = decltype(parameters_at(std::index_sequence_for<K...>{}));
   /// Whether some work is written for Hopper's warpgroups.
   static constexpr bool has_warpgroups = (... || cuda::sm90::has_warpgroups<typename Planner<K>::Work>);
 
@@ -207,10 +199,18 @@ class DeviceHeads<Kinds<K...>, D, T, Mode> {
       cuda::decode_layer<blocks_per_multiprocessor>(device, cuda::DecodeLayerSteps<T>{}, plan.list,
                                                     parameters, counters, plan.counters);
     else if (!launch_alone(device, plan, parameters))
-      cuda::launch_heads<typename Works::Kernel>(device, plan.list, parameters, counters, plan.counters);
+      launch_together(device, plan, parameters, counters);
   }
 
  private:
+  template <class Device, class... Work>
+  static void launch_together(Device& device, const Plan& plan, const cuda::WorkParameters<Work...>& works,
+                              unsigned* counters) {
+    using Kernel = std::conditional_t<Mode == HeadsMode::prefill_sm90, cuda::sm90::HeadsKernel<Work...>,
+                                      cuda::HeadsKernel<threads, Work...>>;
+    cuda::launch_heads<Kernel>(device, plan.list, works, counters, plan.counters);
+  }
+
   template <class Device>
   static bool launch_alone(Device& device, const Plan& plan, const Parameters& parameters) {
     return [&]<std::size_t... Index>(std::index_sequence<Index...>) {
