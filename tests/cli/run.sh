@@ -4,7 +4,6 @@
 set -euo pipefail
 program=$(readlink -f "$1")
 include=$(readlink -f "$(dirname "$0")/../../include")
-models=$(readlink -f "$(dirname "$0")/../golden/models")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
@@ -80,6 +79,24 @@ byte_tokenizer() {
   echo '"model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,'
   echo "\"fuse_unk\": false, \"byte_fallback\": false, \"vocab\": {${vocabulary%, }}, \"merges\": []}}"
 }
+# with_biases <model> <out>: a model of two layers as a Qwen2 whose biases are zero, in a second file.
+with_biases() {
+  local layer matrix name size offset=0 header= map=
+  mkdir "$2"
+  LC_ALL=C sed 's/"recurformer_tensors"/"of_another_program_"/' "$1/model.safetensors" >"$2/weights.safetensors"
+  sed 's/LlamaForCausalLM/Qwen2ForCausalLM/; s/"llama"/"qwen2"/; /_bias": false/d' "$1/config.json" >"$2/config.json"
+  for layer in 0 1; do
+    for matrix in q:64 k:32 v:32; do
+      name="model.layers.$layer.self_attn.${matrix%:*}_proj.bias" size=${matrix#*:}
+      header+="\"$name\": {\"dtype\": \"F32\", \"shape\": [$size], \"data_offsets\": [$offset, $((offset + 4 * size))]}, "
+      map+="\"$name\": \"biases.safetensors\", "
+      offset=$((offset + 4 * size))
+    done
+  done
+  { printf '\x00\x04\0\0\0\0\0\0%-1024s' "{${header%, }}"; head -c $offset /dev/zero; } >"$2/biases.safetensors"
+  map+=$(grep -ao '"model\.[a-z0-9._]*"' "$2/weights.safetensors" | sed 's/$/: "weights.safetensors"/' | paste -sd,)
+  echo "{\"weight_map\": {$map}}" >"$2/model.safetensors.index.json"
+}
 # A text of the user's own: 300 kB of numbered lines.
 seq 1 12000 | sed 's/.*/line & of a text that nobody has to like\n/' >text.txt
 data=(--text text.txt --rows 4 --length 96 --copy-rows 1 --copy-lag 24)
@@ -111,11 +128,17 @@ grep -q '"device": "simulated"' device.json || fail "device.json does not name t
 run generate hybrid_mamba --prompt " " --tokens 2 --device simulated --load-cache device_cache.safetensors
 grep -q 'cache: 10 tokens' err.txt || fail "generate --device simulated did not go on after the saved prefix"
 refuse "precision" generate hybrid_mamba --device cpu --load-cache device_cache.safetensors
-# The same kernels for heads with biases.
-for model in hybrid_qwen2 qwen2_window; do
-  run generate "$models/$model" --prompt "line 1" --tokens 2 --device simulated
-  grep -q '^backend: simulated' err.txt || fail "generate $model --device simulated does not name its backend"
+# The same kernels compute heads with biases; without any they say the same.
+with_biases original qwen2
+for model in original qwen2; do
+  run analyze $model --text text.txt --rows 1 --length 48 --copy-rows 0 --copy-lag 8 --batches 1 --window 8 --device simulated --out biased_analysis.json
+  run plan $model --analysis biased_analysis.json --fraction 0.5 --replacement streaming --out biased_plan.json
+  run convert $model --plan biased_plan.json --analysis biased_analysis.json --out ${model}_streaming
+  run generate ${model}_streaming --prompt "line 1" --tokens 3 --device simulated
+  mv out.txt $model.txt
 done
+grep -q 'attention_qkv_bias.*streaming_qkv_bias\|streaming_qkv_bias.*attention_qkv_bias' <(tr -d '\n' <biased_plan.json) || fail "the plan has no heads with biases"
+cmp original.txt qwen2.txt || fail "biases of zero change what is generated"
 
 # Without --device the CPU says why it, and not a GPU, computes.
 run train "${data[@]}" --steps 1 --layers 1 --d-model 32 --d-head 32 --kv-groups 1 --d-ff 48 --out wide
