@@ -7,6 +7,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -16,6 +17,7 @@
 #include "ceilings.hpp"
 #include "recurformer/core/precision.hpp"
 #include "recurformer/core/random.hpp"
+#include "recurformer/cpu/aligned_buffer.hpp"
 #include "recurformer/cpu/mamba_mixer.hpp"
 #include "recurformer/cpu/selective_scan_backward.hpp"
 
@@ -26,10 +28,18 @@ using rf::cpu::SelectiveScan, rf::cpu::SelectiveScanGradient;
 
 constexpr int states = 16;  // of the heads
 
-std::vector<float> uniform(std::int64_t count, double low, double high) {
+/// As the library's own: lines that start where vectors do, and few pages.
+using Buffer = rf::cpu::AlignedBuffer<float>;
+
+Buffer uniform(std::int64_t count, double low, double high) {
   rf::Random random(static_cast<std::uint64_t>(count));
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& value : values) value = static_cast<float>(random.uniform(low, high));
+  Buffer values(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) values.data()[i] = static_cast<float>(random.uniform(low, high));
+  return values;
+}
+Buffer filled(std::size_t count, float value = 0) {
+  Buffer values(count);
+  std::fill_n(values.data(), count, value);
   return values;
 }
 
@@ -43,15 +53,15 @@ class Work {
         coefficients_(uniform(rows * 2 * N, -1, 1)),
         a_(uniform(N * channels, -3, -0.01)),
         skip_(uniform(channels, -1, 1)),
-        y_(x_.size()),
-        d_x_(x_.size()),
-        d_delta_(x_.size()),
-        d_coefficients_(coefficients_.size()),
-        state_(a_.size()),
-        d_state_(a_.size()),
-        d_a_(a_.size()),
-        d_skip_(skip_.size()),
-        chunk_states_(static_cast<std::size_t>(rf::cpu::scan_chunks(rows)) * a_.size()) {
+        y_(filled(x_.size())),
+        d_x_(filled(x_.size())),
+        d_delta_(filled(x_.size())),
+        d_coefficients_(filled(coefficients_.size())),
+        state_(filled(a_.size())),
+        d_state_(filled(a_.size())),
+        d_a_(filled(a_.size())),
+        d_skip_(filled(skip_.size())),
+        chunk_states_(filled(static_cast<std::size_t>(rf::cpu::scan_chunks(rows)) * a_.size())) {
     scan = {.rows = rows,
             .channels = channels,
             .x = {x_.data(), channels},
@@ -80,8 +90,8 @@ class Work {
   SelectiveScanGradient gradient;
 
  private:
-  std::vector<float> x_, delta_, coefficients_, a_, skip_, y_, d_x_, d_delta_, d_coefficients_;
-  std::vector<float> state_, d_state_, d_a_, d_skip_, chunk_states_;
+  Buffer x_, delta_, coefficients_, a_, skip_, y_, d_x_, d_delta_, d_coefficients_;
+  Buffer state_, d_state_, d_a_, d_skip_, chunk_states_;
 };
 
 /// A layer of independent heads, d_head wide: `sequences` of them, `rows` tokens each.
@@ -94,7 +104,7 @@ class Heads {
   Heads(int d_head, int heads, std::int64_t rows, std::int64_t sequences = 1)
       : shape_{.d_model = d_head, .d_head = d_head},
         projected_(uniform(sequences * rows * 2 * heads * d_head, -1, 1)),
-        out_(static_cast<std::size_t>(sequences * rows * heads * d_head), 0.1f) {
+        out_(filled(static_cast<std::size_t>(sequences * rows * heads * d_head), 0.1f)) {
     for (std::int64_t s = 0; s < sequences; ++s)
       sequences_.push_back({.first_row = s * rows, .rows = rows, .position = 0});
     rf::Random random(1);
@@ -113,9 +123,9 @@ class Heads {
 
   /// Makes room for backward and saves what it needs.
   void prepare_backward() {
-    d_out_ = out_;
-    d_projected_.resize(projected_.size());
-    saved_.resize(static_cast<std::size_t>(
+    d_out_ = filled(out_.size(), 0.1f);
+    d_projected_ = filled(projected_.size());
+    saved_ = filled(static_cast<std::size_t>(
         Kernel::saved_size(Mixer{}, shape_, static_cast<std::int64_t>(groups_.size()), sequences_)));
     forward();
   }
@@ -140,7 +150,7 @@ class Heads {
                                                 .local = pointers_,
                                                 .cache = cache(),
                                                 .out = {out_.data(), width},
-                                                .saved = saved_.empty() ? nullptr : saved_.data()});
+                                                .saved = saved_.data()});
   }
   void backward() {
     const std::int64_t width = static_cast<std::int64_t>(groups_.size()) * shape_.d_head;
@@ -166,7 +176,7 @@ class Heads {
   std::vector<rf::cpu::FieldView> fields_;
   std::vector<std::vector<float>> states_;
   std::vector<int> groups_;
-  std::vector<float> projected_, out_, d_out_, d_projected_, saved_;
+  Buffer projected_, out_, d_out_, d_projected_, saved_;
   std::vector<std::vector<float>> local_, d_local_;
   std::vector<const float*> pointers_;
   std::vector<float*> d_pointers_;

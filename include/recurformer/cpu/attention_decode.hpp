@@ -25,6 +25,7 @@
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/attention_tile.hpp"
 #include "recurformer/cpu/gemm_pack.hpp"
+#include "recurformer/cpu/prefetch.hpp"
 #include "recurformer/math/softmax_state.hpp"
 
 namespace rf::cpu {
@@ -172,7 +173,7 @@ class DecodeSplit {
       simd::Vec sums[Queries] = {};
       detail::for_each_transposed(keys.row(k), keys.stride, lanes, D, [&](std::int64_t d, simd::Vec column) {
         // Row after row between the products: all at once would keep the loads of keys waiting.
-        if (q == 0 && d % vectors == 0) prefetch(values.row(k + static_cast<int>(d) / vectors));
+        if (q == 0 && d % vectors == 0) ask_for(values.row(k + static_cast<int>(d) / vectors));
 #pragma GCC unroll 8
         for (int i = 0; i < Queries; ++i) sums[i] += column * queries_[q + i][d];
       });
@@ -193,7 +194,7 @@ class DecodeSplit {
 #pragma GCC unroll 16
       for (int j = 0; j < rows; ++j) {
         const int at = std::min(k + j, count - 1);
-        if (q == 0) prefetch(values.row(at));
+        if (q == 0) ask_for(values.row(at));
         Vec dot[Queries] = {};
 #pragma GCC unroll 16
         for (int d = 0; d < D; d += width) {
@@ -256,7 +257,7 @@ class DecodeSplit {
         for (int v = 0; v < panel; ++v) sums[i][v] = load(result_.output[q + i] + d + v * width);
       for (int k = 0; k < count; ++k) {
         const T* row = values.row(k) + d;
-        if (q == 0 && d == 0) prefetch(next_keys.row(k));
+        if (q == 0 && d == 0) ask_for(next_keys.row(k));
         Vec value[panel];
         load_kept<D>(row, value);
 #pragma GCC unroll 4
@@ -272,11 +273,11 @@ class DecodeSplit {
   }
 
   /// Asks for a row that is needed in the next phase: values while keys are read, the next keys while values
-  /// are, so that memory works through both. Into the second level: the first is full with this phase's rows.
-  static void prefetch(const T* row) {
+  /// are, so that memory works through both.
+  RECURFORMER_INLINE static void ask_for(const T* row) {
 #pragma GCC unroll 16
-    for (std::size_t byte = 0; byte < D * sizeof(T); byte += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
+    for (int line = 0; line * detail::line_bytes < D * static_cast<int>(sizeof(T)); ++line)
+      detail::prefetch(row, line * detail::line_bytes / static_cast<int>(sizeof(T)));
   }
 
   /// The largest divisor of the head's vectors that is at most `most`.

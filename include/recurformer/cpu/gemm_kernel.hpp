@@ -27,6 +27,7 @@
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/core/precision.hpp"
 #include "recurformer/cpu/int8.hpp"
+#include "recurformer/cpu/prefetch.hpp"
 #include "recurformer/tile/simd.hpp"
 
 namespace rf::cpu {
@@ -43,15 +44,6 @@ inline constexpr int panel_width = tile_vectors * simd::width;
 inline constexpr std::int64_t depth_block = 256;
 
 namespace detail {
-
-/// Asks for the element `offset` after p, which may lie outside of p's array. Into the second level: the
-/// first can wait for so few lines at once that loads would queue behind the request. (A row of C from rows
-/// of B in memory: 25 GB/s a core, not 14.)
-template <class T>
-[[gnu::always_inline]] inline void prefetch(const T* p, std::int64_t offset) {
-  const auto address = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(offset) * sizeof(T);
-  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
-}
 
 /// Where a tile's result starts from: null for 0, C itself to accumulate, or a bias row with stride 0.
 struct TileStart {

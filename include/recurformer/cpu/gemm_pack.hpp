@@ -32,7 +32,9 @@ template <class T, class Sink>
 [[gnu::always_inline]] inline void for_each_transposed(const T* in, std::int64_t in_stride, int lanes,
                                                        std::int64_t depth, Sink&& sink) {
   // So many rows are more than the hardware follows by itself: the strip below is asked for now.
-  const auto ask_for = [&](int j, std::int64_t k) { prefetch(in, (j + simd::width) * in_stride + k); };
+  const auto ask_for = [&](int j, std::int64_t k) __attribute__((always_inline)) {
+    prefetch(in, (j + simd::width) * in_stride + k);
+  };
   const bool all = lanes == simd::width;
   constexpr std::int64_t two_blocks = 2 * simd::width;
   const std::int64_t in_pairs = std::is_same_v<T, bf16> && all ? depth / two_blocks * two_blocks : 0;

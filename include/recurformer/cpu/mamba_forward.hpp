@@ -140,12 +140,15 @@ class MambaForward {
     const std::int64_t rows = arguments_.sequences[s].rows;
     for (std::int64_t t = 0; t < rows; t += mamba_block) {
       const std::int64_t count = std::min(mamba_block, rows - t);
-      for (std::int64_t i = 0; i < count; ++i) {
-        std::copy_n(at.x.row(t + i), d, block.window + past + i * d);
-        if (t + mamba_block + i < rows) prefetch(at.x.row(t + mamba_block + i), d);
-      }
+      for (std::int64_t i = 0; i < count; ++i) std::copy_n(at.x.row(t + i), d, block.window + past + i * d);
       mamba_inputs(head, block, count, first, last);
       const float* coefficients = block.coefficients + size_.rank;
+      // Rows of one head are short pieces far apart, which the hardware does not foresee.
+      const auto ask = [&](std::int64_t i, std::int64_t channel) __attribute__((always_inline)) {
+        if (i >= rows - t - mamba_block) return;
+        detail::prefetch(at.x.row(t + mamba_block + i) + channel);
+        detail::prefetch(at.z.row(t + mamba_block + i) + channel);
+      };
       scan_channels<static_cast<int>(MambaSizes<Mixer>::states)>(
           {.rows = count,
            .channels = d,
@@ -158,10 +161,9 @@ class MambaForward {
            .y = {block.y, d},
            .state = state,
            .chunk_states = {at.saved ? at.saved + t / scan_chunk * size_.states * d : nullptr, d}},
-          first, last);
+          first, last, ask);
       for (std::int64_t i = 0; i < count; ++i) {
         const float* z = at.z.row(t + i);
-        if (t + mamba_block + i < rows) prefetch(at.z.row(t + mamba_block + i) + first, last - first);
         float* out = at.out.row(t + i);
         for (std::int64_t c = first; c < last; c += simd::width)
           simd::store(out + c, simd::load(block.y + i * d + c) * gate<Mixer::policy.gate>(simd::load(z + c)));
@@ -203,11 +205,6 @@ class MambaForward {
         simd::store(at.conv + j * d + c,
                     from >= 0 ? simd::load(at.x.row(from) + c) : simd::load(at.conv + (j + rows) * d + c));
     }
-  }
-
-  /// Rows of one head are short pieces far apart, which the hardware does not foresee.
-  static void prefetch(const float* row, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; i += Scratch::line) __builtin_prefetch(row + i);
   }
 
   static void load_state(const State* from, std::int64_t count, float* to) {

@@ -16,6 +16,7 @@
 #include "recurformer/core/error.hpp"
 #include "recurformer/core/parallel.hpp"
 #include "recurformer/cpu/mixer_kernel.hpp"
+#include "recurformer/cpu/prefetch.hpp"
 #include "recurformer/cpu/scratch.hpp"
 #include "recurformer/tile/simd.hpp"
 
@@ -72,15 +73,17 @@ namespace detail {
 inline constexpr int states_per_pass = 16;
 
 /// States [First, First + Count) of the channels [channel, channel + width), tokens [begin, end). y is
-/// started with D·x by the pass of state 0 and added to by later ones.
-template <int First, int Count>
-void scan_pass(const SelectiveScan& scan, std::int64_t channel, std::int64_t begin, std::int64_t end) {
+/// started with D·x by the pass of state 0 and added to by later ones. ask(t, channel) is called for each.
+template <int First, int Count, class Ask>
+void scan_pass(const SelectiveScan& scan, std::int64_t channel, std::int64_t begin, std::int64_t end,
+               const Ask& ask) {
   simd::Vec s[Count];
   const float* a = scan.a + First * scan.channels + channel;
   float* state = scan.state + First * scan.channels + channel;
 #pragma GCC unroll 16
   for (int n = 0; n < Count; ++n) s[n] = simd::load(state + n * scan.channels);
   for (std::int64_t t = begin; t < end; ++t) {
+    if (First == 0) ask(t, channel);
     const simd::Vec x = simd::load(scan.x.row(t) + channel);
     const simd::Vec delta = simd::load(scan.delta.row(t) + channel);
     const simd::Vec input = delta * x;
@@ -100,18 +103,21 @@ void scan_pass(const SelectiveScan& scan, std::int64_t channel, std::int64_t beg
   for (int n = 0; n < Count; ++n) simd::store(state + n * scan.channels, s[n]);
 }
 
-template <int First, int States>
-void scan_passes(const SelectiveScan& scan, std::int64_t channel, std::int64_t begin, std::int64_t end) {
+template <int First, int States, class Ask>
+void scan_passes(const SelectiveScan& scan, std::int64_t channel, std::int64_t begin, std::int64_t end,
+                 const Ask& ask) {
   constexpr int count = std::min(States - First, states_per_pass);
-  scan_pass<First, count>(scan, channel, begin, end);
-  if constexpr (First + count < States) scan_passes<First + count, States>(scan, channel, begin, end);
+  scan_pass<First, count>(scan, channel, begin, end, ask);
+  if constexpr (First + count < States) scan_passes<First + count, States>(scan, channel, begin, end, ask);
 }
 
 }  // namespace detail
 
-/// Scans the channels [first_channel, end_channel), multiples of scan_channel_multiple, on this thread.
-template <int States>
-void scan_channels(const SelectiveScan& scan, std::int64_t first_channel, std::int64_t end_channel) {
+/// Scans the channels [first_channel, end_channel), multiples of scan_channel_multiple, on this thread. Calls
+/// ask(t, channel) once per token and vector of channels, for what is to be asked of memory meanwhile.
+template <int States, class Ask = detail::AskForNothing>
+void scan_channels(const SelectiveScan& scan, std::int64_t first_channel, std::int64_t end_channel,
+                   const Ask& ask = {}) {
   const bool save = scan.chunk_states.data != nullptr;
   const std::int64_t step = save ? scan_chunk : scan.rows;
   for (std::int64_t channel = first_channel; channel < end_channel; channel += simd::width)
@@ -119,7 +125,7 @@ void scan_channels(const SelectiveScan& scan, std::int64_t first_channel, std::i
       for (int n = 0; save && n < States; ++n)
         simd::store(scan.chunk_states.row(begin / scan_chunk * States + n) + channel,
                     simd::load(scan.state + n * scan.channels + channel));
-      detail::scan_passes<0, States>(scan, channel, begin, std::min(begin + step, scan.rows));
+      detail::scan_passes<0, States>(scan, channel, begin, std::min(begin + step, scan.rows), ask);
     }
 }
 
@@ -132,7 +138,8 @@ inline void check_channels(std::int64_t channels) {
 namespace detail {
 
 /// Channels and tokens that a scan works on at a time, copied together: in a wide matrix, pieces of 64 bytes
-/// that are a power of two apart would evict each other from the first cache.
+/// that are a power of two apart would evict each other from the first cache. The next such tokens are asked
+/// for meanwhile, as the hardware does not follow short pieces far apart.
 inline constexpr std::int64_t scan_slice_channels = 64;
 inline constexpr std::int64_t scan_slice_rows = 64;
 
@@ -158,6 +165,13 @@ void scan_slice(const SelectiveScan& scan, std::int64_t first, std::int64_t chan
     copy_rows({scan.delta.row(row) + first, scan.delta.stride}, delta, count, channels);
     RowsView<float> saved = scan.chunk_states;
     if (saved.data) saved.data = saved.row(row / scan_chunk * States) + first;
+    const auto ask_for_next = [&, left = scan.rows - row - rows ](std::int64_t t, std::int64_t channel)
+        __attribute__((always_inline)) {
+      if (t >= left) return;
+      prefetch(scan.x.row(row + rows + t) + first + channel);
+      prefetch(scan.delta.row(row + rows + t) + first + channel);
+      prefetch_to_write(scan.y.row(row + rows + t) + first + channel);
+    };
     scan_channels<States>({.rows = count,
                            .channels = channels,
                            .x = {x.data, channels},
@@ -169,7 +183,7 @@ void scan_slice(const SelectiveScan& scan, std::int64_t first, std::int64_t chan
                            .y = y,
                            .state = state.data,
                            .chunk_states = saved},
-                          0, channels);
+                          0, channels, ask_for_next);
     copy_rows({y.data, channels}, {scan.y.row(row) + first, scan.y.stride}, count, channels);
   }
   copy_rows({state.data, channels}, {scan.state + first, scan.channels}, States, channels);

@@ -97,9 +97,10 @@ void replay_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory<
   }
 }
 
-/// The same states backward.
-template <int First, int Count>
-void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory<Count>& memory) {
+/// The same states backward. ask(t, channel) is called for each token.
+template <int First, int Count, class Ask>
+void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory<Count>& memory,
+                    const Ask& ask) {
   simd::Vec carry[Count], d_a[Count];
 #pragma GCC unroll 16
   for (int n = 0; n < Count; ++n) {
@@ -107,6 +108,7 @@ void reverse_states(const ScanChunk& chunk, std::int64_t channel, ScanPassMemory
     d_a[n] = simd::load(chunk.d_a + (First + n) * chunk.channels + channel);
   }
   for (std::int64_t t = chunk.rows - 1; t >= 0; --t) {
+    if (First == 0) ask(t, channel);
     const simd::Vec x = simd::load(chunk.x.row(t) + channel);
     const simd::Vec delta = simd::load(chunk.delta.row(t) + channel);
     const simd::Vec d_y = simd::load(chunk.d_y.row(t) + channel);
@@ -160,25 +162,26 @@ void reduce_pass(const ScanChunk& chunk, const ScanPassMemory<Count>& memory) {
   }
 }
 
-template <int First, int States>
-void scan_chunk_passes(const ScanChunk& chunk) {
+template <int First, int States, class Ask>
+void scan_chunk_passes(const ScanChunk& chunk, const Ask& ask) {
   constexpr int count = std::min(States - First, states_per_backward_pass);
   ScanPassMemory<count> memory;
   std::fill_n(&memory.lanes[0][0][0], sizeof memory.lanes / sizeof(float), 0.0f);
   for (std::int64_t channel = 0; channel < chunk.channels; channel += simd::width) {
     replay_states<First, count>(chunk, channel, memory);
-    reverse_states<First, count>(chunk, channel, memory);
+    reverse_states<First, count>(chunk, channel, memory, ask);
   }
   reduce_pass<First, count>(chunk, memory);
-  if constexpr (First + count < States) scan_chunk_passes<First + count, States>(chunk);
+  if constexpr (First + count < States) scan_chunk_passes<First + count, States>(chunk, ask);
 }
 
 }  // namespace detail
 
-/// Gradients of one chunk, on this thread. Channels are a multiple of scan_channel_multiple.
-template <int States>
-void scan_chunk_backward(const ScanChunk& chunk) {
-  detail::scan_chunk_passes<0, States>(chunk);
+/// Gradients of one chunk, on this thread. Channels are a multiple of scan_channel_multiple. Calls ask(t,
+/// channel) once per token and vector of channels, for what is to be asked of memory meanwhile.
+template <int States, class Ask = detail::AskForNothing>
+void scan_chunk_backward(const ScanChunk& chunk, const Ask& ask = {}) {
+  detail::scan_chunk_passes<0, States>(chunk, ask);
   for (std::int64_t channel = 0; channel < chunk.channels; channel += simd::width) {
     simd::Vec sum = simd::load(chunk.d_skip + channel);
     for (std::int64_t t = 0; t < chunk.rows; ++t)
@@ -189,11 +192,15 @@ void scan_chunk_backward(const ScanChunk& chunk) {
 
 namespace detail {
 
-/// Channels that share one partial sum of dB and dC.
-inline constexpr std::int64_t scan_gradient_slice = 128;
+/// Channels that share one partial sum of dB and dC: an eighth of them, so that several threads have some,
+/// but rows of at least two lines, and no more than the second cache holds a chunk of.
+constexpr std::int64_t scan_gradient_slice(std::int64_t channels) {
+  constexpr std::int64_t least = 32, most = 128;
+  return std::clamp(channels / 8 / least * least, least, most);
+}
 
-/// Channels [first, first + channels) of all chunks, each copied together as in scan_slice(); d_b and d_c
-/// (rows, States) of these channels.
+/// Channels [first, first + channels) of all chunks, each copied together and the next one asked for as in
+/// scan_slice(); d_b and d_c (rows, States) of these channels.
 template <int States>
 void scan_slice_backward(const SelectiveScanGradient& g, std::int64_t first, std::int64_t channels,
                          float* d_b, float* d_c) {
@@ -217,6 +224,17 @@ void scan_slice_backward(const SelectiveScanGradient& g, std::int64_t first, std
     copy_rows(from(f.delta), delta, rows, channels);
     copy_rows(from(g.d_y), d_y, rows, channels);
     copy_rows({f.chunk_states.row(index * States) + first, f.chunk_states.stride}, state, States, channels);
+    const auto ask_for_next = [&](std::int64_t t, std::int64_t channel) __attribute__((always_inline)) {
+      if (index == 0) return;
+      const std::int64_t at = row - scan_chunk + t;
+      prefetch(f.x.row(at) + first + channel);
+      prefetch(f.delta.row(at) + first + channel);
+      prefetch(g.d_y.row(at) + first + channel);
+      prefetch_to_write(g.d_x.row(at) + first + channel);
+      prefetch_to_write(g.d_delta.row(at) + first + channel);
+      for (std::int64_t n = t; n < States; n += scan_chunk)
+        prefetch(f.chunk_states.row((index - 1) * States + n) + first + channel);
+    };
     scan_chunk_backward<States>({.rows = rows,
                                  .channels = channels,
                                  .x = read_only(x),
@@ -234,7 +252,8 @@ void scan_slice_backward(const SelectiveScanGradient& g, std::int64_t first, std
                                  .d_c = {d_c + row * States, States},
                                  .d_state = d_state.data,
                                  .d_a = d_a.data,
-                                 .d_skip = g.d_skip + first});
+                                 .d_skip = g.d_skip + first},
+                                ask_for_next);
     copy_rows(read_only(d_x), from(g.d_x), rows, channels);
     copy_rows(read_only(d_delta), from(g.d_delta), rows, channels);
   }
@@ -250,14 +269,14 @@ template <int States>
 void selective_scan_backward(const SelectiveScanGradient& g) {
   const SelectiveScan& f = g.forward;
   check_channels(f.channels);
-  const std::int64_t slices = (f.channels + detail::scan_gradient_slice - 1) / detail::scan_gradient_slice;
+  const std::int64_t slice = detail::scan_gradient_slice(f.channels);
+  const std::int64_t slices = (f.channels + slice - 1) / slice;
   const std::int64_t partial = f.rows * States;
   std::vector<float> sums(static_cast<std::size_t>(slices * 2 * partial));
   parallel_for(slices, [&](std::int64_t i) {
-    const std::int64_t first = i * detail::scan_gradient_slice;
+    const std::int64_t first = i * slice;
     float* d_b = sums.data() + i * 2 * partial;
-    detail::scan_slice_backward<States>(g, first, std::min(detail::scan_gradient_slice, f.channels - first),
-                                        d_b, d_b + partial);
+    detail::scan_slice_backward<States>(g, first, std::min(slice, f.channels - first), d_b, d_b + partial);
   });
   parallel_for(scan_chunks(f.rows), [&](std::int64_t chunk) {
     for (std::int64_t t = chunk * scan_chunk; t < std::min((chunk + 1) * scan_chunk, f.rows); ++t)
