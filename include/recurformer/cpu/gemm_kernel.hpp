@@ -66,9 +66,9 @@ struct PanelA {
 
 /// A packed panel of B: element (k, j), in vectors of j. With scales, int8_group rows share one for every
 /// column, and blocks of k begin at a multiple of that.
-template <class T, bool Scaled = has_scales<T>>
+template <class T>
 struct PanelB {
-  static constexpr bool scaled = Scaled;
+  static constexpr bool scaled = has_scales<T>;
   const T* data;
   const float* scales = nullptr;
 

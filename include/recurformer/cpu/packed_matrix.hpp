@@ -7,9 +7,9 @@
 //         8-bit integers with a scale for every int8_group inputs of an output
 //   x, y  float, row-major
 //
-// Flow: up to two tiles of rows, every thread walks along its part of the panels, so that memory delivers
-// every weight once and in address order; more rows share a panel's block, widened to float, while it is in
-// cache.
+// Flow: up to four tiles of rows, every thread walks along its part of the panels, so that memory delivers
+// every weight once and in address order; more rows share a panel's block while it is in cache. Every tile
+// widens the weights anew, in ports that multiply-adds leave free.
 //
 // A row of y has the same bits whatever the number of rows beside it and the number of threads, and the same
 // as gemm() gives, integers apart, which are multiplied by their scales group by group: decoding, chunked and
@@ -97,7 +97,7 @@ class PackedMatrix {
   }
 
  private:
-  static constexpr std::int64_t streamed_rows = 2 * tile_rows;
+  static constexpr std::int64_t streamed_rows = 4 * tile_rows;
   static constexpr std::int64_t least_shared = 1 << 16;  // multiply-adds worth waking other threads for
 
   struct Operands {
@@ -171,27 +171,16 @@ class PackedMatrix {
         tiles(operands, block, column, k, panel(column, k));
   }
 
-  /// Many rows: the block's rows of x stay in cache while its panels pass, widened once for all rows.
+  /// Many rows: the block's rows of x stay in cache while its panels pass.
   void multiply_block(const Operands& operands, Block block) const {
     for (std::int64_t k = 0; k < inputs_; k += depth_block)
-      for (std::int64_t column = block.first_column; column < block.end_column; column += panel_width) {
-        const detail::PanelB<T> packed = panel(column, k);
-        if constexpr (std::is_same_v<T, float>) {
-          tiles(operands, block, column, k, packed);
-        } else {
-          alignas(64) float widened[panel_width * depth_block];
-          const std::int64_t depth = std::min(depth_block, inputs_ - k);
-          const std::int64_t size = depth * detail::panel_vectors(column, outputs_) * simd::width;
-          for (std::int64_t i = 0; i < size; i += simd::width)
-            simd::store(widened + i, simd::load(packed.data + i));
-          tiles(operands, block, column, k, detail::PanelB<float, has_scales<T>>{widened, packed.scales});
-        }
-      }
+      for (std::int64_t column = block.first_column; column < block.end_column; column += panel_width)
+        tiles(operands, block, column, k, panel(column, k));
   }
 
   /// One block of k of one panel for all rows of the block.
-  template <class B>
-  void tiles(const Operands& operands, Block block, std::int64_t column, std::int64_t k, B panel) const {
+  void tiles(const Operands& operands, Block block, std::int64_t column, std::int64_t k,
+             detail::PanelB<T> panel) const {
     const std::int64_t depth = std::min(depth_block, inputs_ - k);
     const std::int64_t columns = std::min<std::int64_t>(panel_width, outputs_ - column);
     const int vectors = detail::panel_vectors(column, outputs_);
@@ -204,8 +193,8 @@ class PackedMatrix {
       else if (operands.bias != nullptr)
         start = {operands.bias + column, 0};
       const detail::RowMajorA a{operands.x + row * operands.x_stride + k, operands.x_stride};
-      detail::pick_tile_kernel<detail::RowMajorA, B>(rows, vectors)(depth, a, panel, start, y,
-                                                                    operands.y_stride, rows, columns);
+      detail::pick_tile_kernel<detail::RowMajorA, detail::PanelB<T>>(rows, vectors)(
+          depth, a, panel, start, y, operands.y_stride, rows, columns);
     }
   }
 
