@@ -72,8 +72,8 @@ TEST_CASE("tile: interleaving puts pairs of bf16 back into their order") {
   simd::Vec first = simd::first_of_pairs(pairs), second = simd::second_of_pairs(pairs);
   simd::interleave(first, second);
   for (int i = 0; i < simd::width; ++i) {
-    CHECK(first[i] == static_cast<float>(i - 3));
-    CHECK(second[i] == static_cast<float>(simd::width + i - 3));
+    CHECK(float{first[i]} == static_cast<float>(i - 3));
+    CHECK(float{second[i]} == static_cast<float>(simd::width + i - 3));
   }
 }
 
