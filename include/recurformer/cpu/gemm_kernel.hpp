@@ -79,10 +79,10 @@ struct PanelB {
   /// Asks for row k of 4 KiB further on. Weights that are not float come from memory, and the arithmetic of
   /// many rows fills the window in which the processor would look ahead by itself. (8 rows: 26 GB/s, not 23.)
   [[gnu::always_inline]] void fetch_ahead(std::int64_t k, int vectors) const {
-    constexpr int line = 64 / int{sizeof(T)};
+    constexpr int line = line_bytes / int{sizeof(T)};
     if constexpr (sizeof(T) < sizeof(float))
       for (int j = 0; j < vectors * simd::width; j += line)
-        prefetch(data, k * vectors * simd::width + 64 * line + j);
+        prefetch(data, k * vectors * simd::width + 4096 / int{sizeof(T)} + j);
   }
   /// The scales of vector j of row k.
   [[gnu::always_inline]] simd::Vec scale(std::int64_t k, int j, int vectors) const {

@@ -11,7 +11,6 @@
 //
 // A loop with a function argument that asks calls it `ask`; AskForNothing is its default.
 
-#include <cstddef>
 #include <cstdint>
 
 #include "recurformer/tile/simd.hpp"
