@@ -52,6 +52,16 @@ TEST_CASE("decode: caches of 8-bit integers") {
   harness.check_chunks({511, 512, 513});
 }
 
+TEST_CASE("decode: caches of 8-bit integers, any number of queries, rows longer than a vector") {
+  using Wide = rf::test::MixerHarness<rf::Attention<>, rf::Int8Cache, std::integer_sequence<int, 128>>;
+  for (const int heads : {1, 2, 3, 4, 7, 9, 16}) {
+    CAPTURE(heads);
+    rf::test::MixerCase what = long_case(heads, 128);
+    what.lengths = {183};
+    Wide({}, what).check_chunks({170, 171, 173, 174});
+  }
+}
+
 TEST_CASE("decode: rings, sinks and window in splits of their own") {
   rf::StreamingAttention<> mixer;
   mixer.sink = 5;
