@@ -1,9 +1,8 @@
 #ifndef RECURFORMER_CPU_ATTENTION_DECODE_HPP
 #define RECURFORMER_CPU_ATTENTION_DECODE_HPP
 
-// Attention of a few queries over a long past. Here the bytes of keys and values are the work, so the head's
-// elements lie in vector lanes, and every row is read once for all queries of the group: all its query heads
-// and all new tokens.
+// Attention of a few queries over a long past. Here the bytes of keys and values are the work, so every row
+// is read once for all queries of the group: all its query heads and all new tokens.
 //
 //   1. the visible keys are cut at multiples of split_keys; each split is a work item that gives, per query,
 //      a softmax state and an output relative to its maximum

@@ -14,6 +14,7 @@
 #include "recurformer/core/dtype.hpp"
 #include "recurformer/cpu/attention_tile.hpp"
 #include "recurformer/cpu/gemm_pack.hpp"
+#include "recurformer/cpu/int8.hpp"
 #include "recurformer/cpu/prefetch.hpp"
 #include "recurformer/tile/byte_quads.hpp"
 #include "recurformer/tile/transpose.hpp"
@@ -233,16 +234,14 @@ class IntegerProducts {
   static constexpr int blocks = (D + block - 1) / block;
   static constexpr int block_bytes = std::min(D, block);  // of a row in a block
   static_assert(D % block_bytes == 0 && D % simd::width == 0);
+  static_assert(D <= 512, "sums of products of a head's 8-bit keys with 16-bit queries stay below 2^31");
 
  public:
   static constexpr int output_size = blocks * block;
 
   /// `query`: D floats.
   void set_query(int q, const float* query, float scale) {
-    const Factors factors(query, D);
-    for (int d = 0; d < D; d += simd::width)
-      store_factors(queries_[q] + d, simd::load(query + d) * factors.to_integers);
-    query_factor_[q] = factors.from_integers * scale;
+    query_factor_[q] = to_factors(query, D, queries_[q]) * scale;
   }
 
   /// scores[q][key]. The rows of values are those of add_values().
@@ -269,27 +268,16 @@ class IntegerProducts {
   }
 
  private:
-  /// What takes numbers to integers of 16 bits and back. NaN among the numbers stays NaN on the way back.
-  struct Factors {
-    float to_integers, from_integers;
-
-    Factors(const float* numbers, int count) {
-      simd::Vec largest = simd::zero(), nothing = simd::zero();
-      for (int i = 0; i < count; i += simd::width) {
-        const simd::Vec number = simd::load(numbers + i);
-        largest = simd::max(simd::abs(number), largest);
-        nothing += number * 0.0f;
-      }
-      const float most = simd::reduce_max(largest);
-      // below that, the quotient would overflow
-      to_integers = most < 1e-34f ? 0.0f : simd::largest_short / most;
-      from_integers = most / simd::largest_short + simd::reduce_add(nothing);
+  /// Writes factors of quads for numbers and returns what one of their units stands for: NaN if a number is
+  /// NaN or infinite.
+  RECURFORMER_INLINE static float to_factors(const float* numbers, int count, std::int32_t* factors) {
+    const float largest = largest_magnitude(numbers, count);
+    const float inverse = largest > 1e-34f ? simd::largest_short / largest : 0.0f;  // which is finite
+    for (int i = 0; i < count; i += simd::width) {
+      const simd::IntVec pairs = simd::factors_of_quads(simd::load(numbers + i) * inverse);
+      std::memcpy(factors + i, &pairs, sizeof pairs);
     }
-  };
-
-  RECURFORMER_INLINE static void store_factors(std::int32_t* factors, simd::Vec numbers) {
-    const simd::IntVec pairs = simd::factors_of_quads(numbers);
-    std::memcpy(factors, &pairs, sizeof pairs);
+    return largest / simd::largest_short;
   }
 
   /// A block of a row; zeros behind a shorter row.
@@ -304,37 +292,36 @@ class IntegerProducts {
   void score_columns(int q, const Rows& keys, const Rows& values, int count, StepScores& scores) const {
     using namespace simd;
     constexpr int odd = Queries < 4 ? 1 : 0;  // a sum of its own where few would wait for each other
-    for_lanes(
-        count, [&](std::int64_t k, auto lanes) __attribute__((always_inline)) {
-          IntVec sums[Queries][odd + 1] = {};
-          for (int b = 0; b < blocks; ++b) {
-            Vec quads[width];
+    for_lanes(count, [&](std::int64_t k, auto lanes) {
+      IntVec sums[Queries][odd + 1] = {};
+      for (int b = 0; b < blocks; ++b) {
+        Vec quads[width];
 #pragma GCC unroll 16
-            for (int j = 0; j < width; ++j) {
-              const std::int64_t at = k + std::min<int>(j, lanes - 1);
-              if (q == 0 && b == 0) ask_for_row<D>(values.row(at));
-              quads[j] = simd::detail::bits_as<Vec>(load_block(keys.row(at) + b * block));
-            }
-            transpose(quads);
+        for (int j = 0; j < width; ++j) {
+          const std::int64_t at = k + std::min<int>(j, lanes - 1);
+          if (q == 0 && b == 0) ask_for_row<D>(values.row(at));
+          quads[j] = simd::detail::bits_as<Vec>(load_block(keys.row(at) + b * block));
+        }
+        transpose(quads);
 #pragma GCC unroll 16
-            for (int j = 0; j < block_bytes / 4; ++j) {
-              const QuadPairs key = pairs_of(simd::detail::bits_as<IntVec>(quads[j]));
-#pragma GCC unroll 8
-              for (int i = 0; i < Queries; ++i) {
-                const std::int32_t* query = queries_[q + i] + b * block + 4 * j;
-                sums[i][0] = add_pair_products(sums[i][0], key.even, IntVec{} + query[0]);
-                sums[i][odd] = add_pair_products(sums[i][odd], key.odd, IntVec{} + query[1]);
-              }
-            }
-          }
-          const Vec scale = load_n(keys.scales + k, lanes);
+        for (int j = 0; j < block_bytes / 4; ++j) {
+          const QuadPairs key = pairs_of(simd::detail::bits_as<IntVec>(quads[j]));
 #pragma GCC unroll 8
           for (int i = 0; i < Queries; ++i) {
-            if constexpr (odd == 1) sums[i][0] += sums[i][1];
-            simd::store(scores[q + i] + k,
-                        __builtin_convertvector(sums[i][0], Vec) * query_factor_[q + i] * scale);
+            const std::int32_t* query = queries_[q + i] + b * block + 4 * j;
+            sums[i][0] = add_pair_products(sums[i][0], key.even, IntVec{} + query[0]);
+            sums[i][odd] = add_pair_products(sums[i][odd], key.odd, IntVec{} + query[1]);
           }
-        });
+        }
+      }
+      const Vec scale = load_n(keys.scales + k, lanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < Queries; ++i) {
+        if constexpr (odd == 1) sums[i][0] += sums[i][1];
+        simd::store(scores[q + i] + k,
+                    __builtin_convertvector(sums[i][0], Vec) * query_factor_[q + i] * scale);
+      }
+    });
   }
 
   /// Weights of the values' integers, as integers.
@@ -345,10 +332,7 @@ class IntegerProducts {
       simd::store(scaled + k, load_n(weights + k, n) * load_n(scales + k, n));  // 0 behind the last key
     });
     const int padded = (count + width - 1) / width * width;
-    const Factors factors(scaled, padded);
-    for (int k = 0; k < padded; k += width)
-      store_factors(weights_[q] + k, load(scaled + k) * factors.to_integers);
-    weight_factor_[q] = factors.from_integers;
+    weight_factor_[q] = to_factors(scaled, padded, weights_[q]);
   }
 
   /// Quads of the same place of four values in lanes.
