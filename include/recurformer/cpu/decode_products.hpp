@@ -44,15 +44,15 @@ void in_query_blocks(int count, F f) {
   (blocks(std::integral_constant<int, Sizes>{}), ...);
 }
 
-/// The same in as few blocks of up to 8 as possible, of sizes as even as possible.
-template <class F>
+/// The same in as few blocks of up to 8 as possible, of sizes as even as possible, none below `Least`.
+template <int Least, class F>
 void in_even_blocks(int count, F f) {
   for (int q = 0, blocks = (count + 7) / 8; blocks > 0; --blocks) {
     const int size = (count - q + blocks - 1) / blocks;
-    [&]<int... Size>(std::integer_sequence<int, Size...>) {
-      (void)((size == Size + 1 && (f(std::integral_constant<int, Size + 1>{}, q), true)) || ...);
+    [&]<int... More>(std::integer_sequence<int, More...>) {
+      (void)((size == Least + More && (f(std::integral_constant<int, Least + More>{}, q), true)) || ...);
     }
-    (std::make_integer_sequence<int, 8>{});
+    (std::make_integer_sequence<int, 9 - Least>{});
     q += size;
   }
 }
@@ -84,8 +84,8 @@ class FloatProducts {
       in_query_blocks<4, 2, 1>(
           queries, [&](auto block, int q) { score_rows<block()>(q, keys, values, count, scores); });
     else
-      in_even_blocks(queries,
-                     [&](auto block, int q) { score_columns<block()>(q, keys, values, count, scores); });
+      in_even_blocks<4>(queries,  // 4 behind 5
+                        [&](auto block, int q) { score_columns<block()>(q, keys, values, count, scores); });
   }
 
   /// output[q] += weights[q][key] · values. `next_keys` are those of the next call, or of nobody's.
@@ -246,7 +246,8 @@ class IntegerProducts {
 
   /// scores[q][key]. The rows of values are those of add_values().
   void score(int queries, const Rows& keys, const Rows& values, int count, StepScores& scores) const {
-    in_even_blocks(queries, [&](auto size, int q) { score_columns<size()>(q, keys, values, count, scores); });
+    in_even_blocks<1>(queries,
+                      [&](auto size, int q) { score_columns<size()>(q, keys, values, count, scores); });
   }
 
   /// output[q] += weights[q][key] · values. `next_keys` are those of the next call, or of nobody's.
@@ -378,20 +379,12 @@ class IntegerProducts {
   float weight_factor_[most_decode_queries];
 };
 
-template <int D, class T>
-struct DecodeProductsOf {
-  using Type = FloatProducts<D, T>;
-};
-template <int D>
-struct DecodeProductsOf<D, std::int8_t> {
-  using Type = IntegerProducts<D>;
-};
-
 }  // namespace detail
 
 /// The products for a cache of Ts.
 template <int D, class T>
-using DecodeProducts = typename detail::DecodeProductsOf<D, T>::Type;
+using DecodeProducts =
+    std::conditional_t<has_scales<T>, detail::IntegerProducts<D>, detail::FloatProducts<D, T>>;
 
 }  // namespace RECURFORMER_ISA
 }  // namespace rf::cpu
