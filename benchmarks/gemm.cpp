@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ceilings.hpp"
+#include "recurformer/cpu/aligned_buffer.hpp"
 #include "recurformer/cpu/packed_matrix.hpp"
 
 namespace {
@@ -18,10 +19,11 @@ using rf::benchmarks::measure;
 using rf::cpu::gemm;
 using rf::cpu::row_major;
 
+/// Numbers that start at a cache line, as a model's do.
 template <class T = float>
-std::vector<T> numbers(std::int64_t count) {
-  std::vector<T> out(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < out.size(); ++i) out[i] = T(static_cast<float>(i % 17) * 0.125f - 1.0f);
+rf::cpu::AlignedBuffer<T> numbers(std::int64_t count) {
+  rf::cpu::AlignedBuffer<T> out(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) out.data()[i] = T(static_cast<float>(i % 17) * 0.125f - 1.0f);
   return out;
 }
 
@@ -33,7 +35,7 @@ rf::benchmarks::Work multiply_adds(const benchmark::State& state) {
 void linear_forward(benchmark::State& state) {
   const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
   const auto x = numbers(rows * in), w = numbers(out * in);
-  std::vector<float> y(static_cast<std::size_t>(rows * out));
+  auto y = numbers(rows * out);
   measure(state, multiply_adds(state), [&] {
     gemm({rows, out, in}, row_major(x.data(), in), row_major(w.data(), in).transposed(), y.data(), out);
   });
@@ -42,7 +44,7 @@ void linear_forward(benchmark::State& state) {
 void linear_input_gradient(benchmark::State& state) {
   const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
   const auto dy = numbers(rows * out), w = numbers(out * in);
-  std::vector<float> dx(static_cast<std::size_t>(rows * in));
+  auto dx = numbers(rows * in);
   measure(state, multiply_adds(state), [&] {
     gemm({rows, in, out}, row_major(dy.data(), out), row_major(w.data(), in), dx.data(), in);
   });
@@ -51,7 +53,7 @@ void linear_input_gradient(benchmark::State& state) {
 void linear_weight_gradient(benchmark::State& state) {
   const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
   const auto dy = numbers(rows * out), x = numbers(rows * in);
-  std::vector<float> dw(static_cast<std::size_t>(out * in));
+  auto dw = numbers(out * in);
   measure(state, multiply_adds(state), [&] {
     gemm({out, in, rows}, row_major(dy.data(), out).transposed(), row_major(x.data(), in), dw.data(), in,
          rf::cpu::Accumulate::yes);
@@ -67,7 +69,7 @@ void packed(benchmark::State& state) {
   for (std::size_t bytes = 0; bytes < (std::size_t{256} << 20); bytes += layers.back().bytes())
     layers.emplace_back(out, in, row_major(w.data(), in));
   const auto x = numbers(rows * in);
-  std::vector<float> y(static_cast<std::size_t>(rows * out));
+  auto y = numbers(rows * out);
   auto work = multiply_adds(state);
   work.bytes = static_cast<double>(layers.front().bytes());
   std::size_t layer = 0;

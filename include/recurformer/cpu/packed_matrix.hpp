@@ -87,7 +87,7 @@ class PackedMatrix {
       return detail::share_ranges_or_run(panel_count(), share, [&](std::int64_t first, std::int64_t end) {
         stream(operands, {0, rows, first * panel_width, std::min(outputs_, end * panel_width)});
       });
-    const auto grid = detail::block_grid(rows, outputs_, share ? default_pool().threads() : 1, {});
+    const auto grid = detail::block_grid({rows, outputs_, inputs_}, share ? default_pool().threads() : 1, {});
     detail::share_or_run(grid.count(), share, [&](std::int64_t block) {
       const std::int64_t first_row = block / grid.across * grid.rows;
       const std::int64_t first = block % grid.across * grid.panels * panel_width;
