@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <cstring>
 #include <memory_resource>
 #include <new>
 #include <thread>
@@ -33,14 +34,32 @@ static_assert(!std::is_copy_constructible_v<CountingMemory>);
 
 }  // namespace
 
-TEST_CASE("memory: the default is the standard library's") {
+TEST_CASE("memory: the default is the standard library's once somebody has set it, and huge pages before") {
   CountingMemory counting;
-  CHECK(rf::default_memory() == std::pmr::get_default_resource());
   auto* before = std::pmr::set_default_resource(&counting);
   CHECK(rf::default_memory() == &counting);
   CHECK(HostSpace::default_memory() == &counting);
+  std::pmr::set_default_resource(std::pmr::new_delete_resource());
+  CHECK(rf::default_memory() == rf::huge_pages());
+  CHECK(HostSpace::default_memory() == rf::default_memory());
   std::pmr::set_default_resource(before);
-  CHECK(rf::default_memory() == before);
+}
+
+TEST_CASE("memory: huge pages hold every byte, and large blocks start at one") {
+  constexpr std::size_t page = rf::HugePages::page_bytes;
+  rf::HugePages memory;
+  // Among them: just under a page, which becomes one; a little more, and much more than that.
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, page / 2, page - page / 16, page, page + 1,
+                                  2 * page - 1, 3 * page + 7})
+    for (const std::size_t alignment : {std::size_t{8}, rf::tensor_alignment, 2 * page}) {
+      CAPTURE(bytes);
+      CAPTURE(alignment);
+      auto* const block = static_cast<unsigned char*>(memory.allocate(bytes, alignment));
+      CHECK(reinterpret_cast<std::uintptr_t>(block) % alignment == 0);
+      if (bytes >= page - page / 16) CHECK(reinterpret_cast<std::uintptr_t>(block) % page == 0);
+      std::memset(block, 1, bytes);
+      memory.deallocate(block, bytes, alignment);
+    }
 }
 
 TEST_CASE("memory: counting what is live, the peak and the number of allocations") {

@@ -40,6 +40,7 @@
 #include "recurformer/checkpoint/model_tensors.hpp"
 #include "recurformer/checkpoint/safetensors.hpp"
 #include "recurformer/checkpoint/untrusted.hpp"
+#include "recurformer/core/parallel.hpp"
 #include "recurformer/model/plan_sizes.hpp"
 #include "recurformer/model/weights.hpp"
 
@@ -310,7 +311,10 @@ void load_weights(ModelWeights<Set, P>& weights, const ModelTensors& file) {
   const std::vector<FileTensor> tensors =
       detail::checkpoint_tensors(weights, detail::read_form(file, weights.shape, detail::plan_of(weights)));
   detail::check_tensors(file, tensors, weights.shape.tied_embeddings);
-  for (const FileTensor& tensor : tensors) detail::copy_tensor(*file.find(tensor.name), tensor);
+  parallel_for(static_cast<std::int64_t>(tensors.size()), [&](std::int64_t i) {
+    const FileTensor& tensor = tensors[static_cast<std::size_t>(i)];
+    detail::copy_tensor(*file.find(tensor.name), tensor);
+  });
 }
 /// The same from the files in a folder.
 template <class Set, class P>

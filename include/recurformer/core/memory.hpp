@@ -13,13 +13,19 @@
 // Most are empty. One that has to know more than its type says, which device it is on, is made from a
 // resource (cuda/device_space.hpp); tensors and views carry it.
 
+#include <algorithm>
 #include <atomic>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory_resource>
+#include <new>
 #include <type_traits>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace rf {
 
@@ -53,8 +59,51 @@ constexpr S space_of(typename S::Resource& memory) {
 /// Alignment of every tensor's first element in bytes: a cache line, and the widest CPU vector.
 inline constexpr std::size_t tensor_alignment = 64;
 
-/// The resource that host tensors use unless they are given one: std::pmr's default resource.
-inline std::pmr::memory_resource* default_memory() { return std::pmr::get_default_resource(); }
+/// Memory of new and delete; from 2 MiB on in huge pages, where the system offers them: it prepares those
+/// with a 512th of the interruptions (18 ms for 49 MB of pages of 4 KiB), and the hardware's prefetcher stops
+/// at the end of every page.
+class HugePages final : public std::pmr::memory_resource {
+ public:
+  static constexpr std::size_t page_bytes = std::size_t{2} << 20;
+
+ private:
+  /// What an allocation takes: whole huge pages where that is no more than an eighth more.
+  struct Block {
+    std::size_t bytes, alignment;
+  };
+  static Block block_of(std::size_t bytes, std::size_t alignment) {
+    const std::size_t missing = (page_bytes - bytes % page_bytes) % page_bytes;
+    if (missing <= bytes / 8 && bytes + missing > bytes) bytes += missing;
+    return {bytes, bytes < page_bytes ? alignment : std::max(alignment, page_bytes)};
+  }
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    const Block block = block_of(bytes, alignment);
+    void* out = ::operator new(block.bytes, std::align_val_t(block.alignment));
+#if defined(__linux__)
+    // Only advice: where it is refused, ordinary pages serve.
+    if (block.bytes >= page_bytes) (void)madvise(out, block.bytes, MADV_HUGEPAGE);
+#endif
+    return out;
+  }
+  void do_deallocate(void* pointer, std::size_t bytes, std::size_t alignment) override {
+    const Block block = block_of(bytes, alignment);
+    ::operator delete(pointer, block.bytes, std::align_val_t(block.alignment));
+  }
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
+};
+
+/// One for everybody. It is never destroyed, because tensors may be static, too.
+inline HugePages* huge_pages() {
+  static HugePages* const memory = new HugePages;
+  return memory;
+}
+
+/// The resource that host tensors use unless they are given one: std::pmr's default resource, or huge_pages()
+/// where that is still new and delete.
+inline std::pmr::memory_resource* default_memory() {
+  std::pmr::memory_resource* const set = std::pmr::get_default_resource();
+  return set == std::pmr::new_delete_resource() ? huge_pages() : set;
+}
 
 /// Ordinary memory of this process.
 struct HostSpace {

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "recurformer/core/parallel.hpp"
 #include "recurformer/core/tensor.hpp"
 #include "recurformer/model/cache_layout.hpp"
 #include "recurformer/model/linear.hpp"
@@ -333,11 +335,17 @@ void add_layer_tensors(LayerWeights<Set, P>& layer, const LayerShape& shape, std
 /// mixer holds the groups whose mixer declares it (under its module), in the original order of groups.
 template <class Set, class P>
 std::vector<FileTensor> file_tensors(ModelWeights<Set, P>& weights) {
+  // On all threads, since a matrix that nobody has set yet gets its zeros here.
+  std::vector<std::vector<FileTensor>> of_layer(weights.layers.size());
+  parallel_for(static_cast<std::int64_t>(of_layer.size()), [&](std::int64_t layer) {
+    const auto l = static_cast<std::size_t>(layer);
+    detail::add_layer_tensors(weights.layers[l], weights.shape.layer, l, of_layer[l]);
+  });
   std::vector<FileTensor> out;
   detail::add_matrix(out, std::string(detail::embedding_tensor), weights.embedding.data(),
                      weights.embedding.out(), weights.embedding.in());
-  for (std::size_t l = 0; l < weights.layers.size(); ++l)
-    detail::add_layer_tensors(weights.layers[l], weights.shape.layer, l, out);
+  for (std::vector<FileTensor>& tensors : of_layer)
+    out.insert(out.end(), std::move_iterator(tensors.begin()), std::move_iterator(tensors.end()));
   detail::add_vector(out, std::string(detail::final_norm_tensor), weights.final_norm);
   if (!weights.shape.tied_embeddings)
     detail::add_matrix(out, std::string(detail::head_tensor), weights.head.data(), weights.head.out(),
