@@ -13,6 +13,7 @@
 
 #include "ceilings.hpp"
 #include "recurformer/core/random.hpp"
+#include "recurformer/core/tensor.hpp"
 #include "recurformer/cpu/aligned_buffer.hpp"
 #include "recurformer/cpu/attention_mixer.hpp"
 
@@ -43,10 +44,10 @@ struct Activations {
       : columns(std::int64_t{size.groups} * (size.queries + 2) * D),
         out_columns(std::int64_t{size.groups} * size.queries * D),
         projected(numbers(size.rows() * columns)),
-        d_projected(projected.size()),
-        out(static_cast<std::size_t>(size.rows() * out_columns)),
+        d_projected({size.rows() * columns}),
+        out({size.rows() * out_columns}),
         d_out(numbers(size.rows() * out_columns)),
-        saved(static_cast<std::size_t>(size.rows() * size.groups * size.queries)),
+        saved({size.rows() * size.groups * size.queries}),
         rope(D, 10000.0) {
     rope.reserve(past + size.tokens);
     for (int g = 0; g < size.groups; ++g) groups.push_back(g);
@@ -74,15 +75,15 @@ struct Activations {
                 .d_local = {}};
   }
 
-  static std::vector<float> numbers(std::int64_t count) {
+  static rf::Tensor<float> numbers(std::int64_t count) {
     rf::Random random(1);
-    std::vector<float> values(static_cast<std::size_t>(count));
-    for (float& x : values) x = static_cast<float>(random.uniform(-1.5, 1.5));
+    rf::Tensor<float> values({count});
+    for (std::int64_t i = 0; i < count; ++i) values(i) = static_cast<float>(random.uniform(-1.5, 1.5));
     return values;
   }
 
   std::int64_t columns, out_columns;
-  std::vector<float> projected, d_projected, out, d_out, saved;
+  rf::Tensor<float> projected, d_projected, out, d_out, saved;
   rf::cpu::RopeTable rope;
   std::vector<int> groups;
   std::vector<rf::SequenceRows> sequences;

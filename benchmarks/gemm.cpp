@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "ceilings.hpp"
-#include "recurformer/cpu/aligned_buffer.hpp"
+#include "recurformer/core/tensor.hpp"
 #include "recurformer/cpu/packed_matrix.hpp"
 
 namespace {
@@ -21,9 +21,9 @@ using rf::cpu::row_major;
 
 /// Numbers that start at a cache line, as a model's do.
 template <class T = float>
-rf::cpu::AlignedBuffer<T> numbers(std::int64_t count) {
-  rf::cpu::AlignedBuffer<T> out(static_cast<std::size_t>(count));
-  for (std::int64_t i = 0; i < count; ++i) out.data()[i] = T(static_cast<float>(i % 17) * 0.125f - 1.0f);
+rf::Tensor<T> numbers(std::int64_t count) {
+  rf::Tensor<T> out({count});
+  for (std::int64_t i = 0; i < count; ++i) out(i) = T(static_cast<float>(i % 17) * 0.125f - 1.0f);
   return out;
 }
 

@@ -86,8 +86,7 @@ class HugePages final : public std::pmr::memory_resource {
     return out;
   }
   void do_deallocate(void* pointer, std::size_t bytes, std::size_t alignment) override {
-    const Block block = block_of(bytes, alignment);
-    ::operator delete(pointer, block.bytes, std::align_val_t(block.alignment));
+    ::operator delete(pointer, std::align_val_t(block_of(bytes, alignment).alignment));
   }
   bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
 };
