@@ -35,7 +35,7 @@ rf::benchmarks::Work multiply_adds(const benchmark::State& state) {
 void linear_forward(benchmark::State& state) {
   const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
   const auto x = numbers(rows * in), w = numbers(out * in);
-  auto y = numbers(rows * out);
+  rf::Tensor<float> y({rows * out});
   measure(state, multiply_adds(state), [&] {
     gemm({rows, out, in}, row_major(x.data(), in), row_major(w.data(), in).transposed(), y.data(), out);
   });
@@ -44,7 +44,7 @@ void linear_forward(benchmark::State& state) {
 void linear_input_gradient(benchmark::State& state) {
   const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
   const auto dy = numbers(rows * out), w = numbers(out * in);
-  auto dx = numbers(rows * in);
+  rf::Tensor<float> dx({rows * in});
   measure(state, multiply_adds(state), [&] {
     gemm({rows, in, out}, row_major(dy.data(), out), row_major(w.data(), in), dx.data(), in);
   });
@@ -53,7 +53,7 @@ void linear_input_gradient(benchmark::State& state) {
 void linear_weight_gradient(benchmark::State& state) {
   const std::int64_t rows = state.range(0), out = state.range(1), in = state.range(2);
   const auto dy = numbers(rows * out), x = numbers(rows * in);
-  auto dw = numbers(out * in);
+  rf::Tensor<float> dw({out * in});
   measure(state, multiply_adds(state), [&] {
     gemm({out, in, rows}, row_major(dy.data(), out).transposed(), row_major(x.data(), in), dw.data(), in,
          rf::cpu::Accumulate::yes);
@@ -69,7 +69,7 @@ void packed(benchmark::State& state) {
   for (std::size_t bytes = 0; bytes < (std::size_t{256} << 20); bytes += layers.back().bytes())
     layers.emplace_back(out, in, row_major(w.data(), in));
   const auto x = numbers(rows * in);
-  auto y = numbers(rows * out);
+  rf::Tensor<float> y({rows * out});
   auto work = multiply_adds(state);
   work.bytes = static_cast<double>(layers.front().bytes());
   std::size_t layer = 0;

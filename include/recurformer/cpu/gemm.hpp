@@ -74,10 +74,13 @@ inline BlockGrid block_grid(GemmShape shape, int threads, PackingCost cost) {
   const std::int64_t panels = divide_up(shape.columns, panel_width);
   BlockGrid best;
   double best_time = std::numeric_limits<double>::infinity();
-  for (const std::int64_t most_rows : {2048, 1024, 512, 192, 96, 48, 24})
+  std::int64_t cuts = 0;  // of the rows
+  for (const std::int64_t most_rows : {2048, 1024, 512, 192, 96, 48, 24}) {
+    if (cuts == divide_up(shape.rows, most_rows)) continue;  // the same blocks again
+    cuts = divide_up(shape.rows, most_rows);
     for (const std::int64_t most_panels : {8, 4, 2, 1}) {
       BlockGrid grid;
-      grid.rows = divide_up(divide_up(shape.rows, divide_up(shape.rows, most_rows)), tile_rows) * tile_rows;
+      grid.rows = divide_up(divide_up(shape.rows, cuts), tile_rows) * tile_rows;
       grid.panels = divide_up(panels, divide_up(panels, most_panels));
       grid.down = divide_up(shape.rows, grid.rows);
       grid.across = divide_up(panels, grid.panels);
@@ -95,6 +98,7 @@ inline BlockGrid block_grid(GemmShape shape, int threads, PackingCost cost) {
           shared;
       if (time < best_time) best = grid, best_time = time;
     }
+  }
   return best;
 }
 
@@ -271,7 +275,8 @@ void gemm(GemmShape shape, MatrixView<TA> a, MatrixView<TB> b, float* c, std::in
     }
   const int threads = share ? default_pool().threads() : 1;
   const detail::PackingCost cost = detail::packing_cost(a, b);
-  const bool pack_in_blocks = detail::block_grid(shape, threads, cost).down == 1;
+  const detail::BlockGrid whole = detail::block_grid(shape, threads, cost);
+  const bool pack_in_blocks = whole.down == 1;
   const std::int64_t panels_per_chunk =
       std::max<std::int64_t>(1, chunk_elements / (panel_width * shape.depth));
   const std::int64_t chunk = pack_in_blocks ? shape.columns : panels_per_chunk * panel_width;
@@ -286,7 +291,7 @@ void gemm(GemmShape shape, MatrixView<TA> a, MatrixView<TB> b, float* c, std::in
         .c = c + first,
         .c_stride = c_stride,
         .accumulate = accumulate,
-        .grid = detail::block_grid(chunk_shape, threads, cost)};
+        .grid = columns == shape.columns ? whole : detail::block_grid(chunk_shape, threads, cost)};
     if (!pack_in_blocks) {
       product.packed_b = {.data = detail::packed_b_scratch(detail::padded_columns(columns) * shape.depth),
                           .columns = columns,
